@@ -1,0 +1,207 @@
+"""Weight and bias initialisers by name, on any shape.
+
+An initialiser is ``init(key, shape, dtype) -> array``, as in JAX and Flax, so theirs work here and these
+work there. Unlike theirs, the scaled ones accept the 1-D shape of a bias, for which they count
+fan_in = fan_out = n as Keras does. Defaults (a spread of 0.05) are Keras'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from biasjax import check
+
+Initializer = Callable[..., jax.Array]
+
+# Standard deviation of a unit normal truncated to [-2, 2]
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def fans(shape: Sequence[int]) -> tuple[float, float]:
+    """Fan-in and fan-out of a parameter.
+
+    Parameters
+    ----------
+    shape
+        ``(*window, inputs, outputs)``; for a bias ``(n,)``, which counts as n and n (Keras).
+
+    Returns
+    -------
+    tuple of float
+
+    Examples
+    --------
+    >>> fans((3, 3, 16, 64)), fans((64,)), fans(())
+    ((144.0, 576.0), (64.0, 64.0), (1.0, 1.0))
+    """
+    if len(shape) < 2:
+        n = float(math.prod(shape))
+        return n, n
+    window = math.prod(shape[:-2])
+    return float(window * shape[-2]), float(window * shape[-1])
+
+
+def zeros(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+    """Zeros, the default of a bias in Flax, Keras and Haiku."""
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+    """Ones, the default of a norm's scale."""
+    return jnp.ones(shape, dtype)
+
+
+def constant(value: jax.typing.ArrayLike = 0.0) -> Initializer:
+    """Every entry ``value``; it may be a traced number.
+
+    Examples
+    --------
+    >>> constant(3.0)(jax.random.key(0), (2,))
+    Array([3., 3.], dtype=float32)
+    """
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+
+
+def normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
+    """Entries from N(mean, stddev²)."""
+    return lambda key, shape, dtype=jnp.float32: (
+        mean + stddev * jax.random.normal(key, shape, dtype)
+    ).astype(dtype)
+
+
+def truncated_normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
+    """Entries from N(mean, stddev²) redrawn beyond two ``stddev`` (so their spread is 0.88 ``stddev``)."""
+    return lambda key, shape, dtype=jnp.float32: (
+        mean + stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+    ).astype(dtype)
+
+
+def uniform(limit: float = 0.05) -> Initializer:
+    """Entries from U(-limit, limit), symmetric as in Keras (JAX's runs from 0)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def torch_uniform(fan_in: float) -> Initializer:
+    """PyTorch's default for a bias, U(±1/sqrt(fan_in)), fan_in being that of the layer's *kernel*."""
+    return uniform(1.0 / math.sqrt(fan_in))
+
+
+def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal"):
+    """Entries with mean 0 and variance ``scale / fan``.
+
+    Parameters
+    ----------
+    scale
+        1 for LeCun and Glorot, 2 for He.
+    mode
+        "fan_in", "fan_out" or "fan_avg".
+    distribution
+        "normal", "truncated_normal" (corrected to the same variance) or "uniform".
+
+    Returns
+    -------
+    Initializer
+
+    Raises
+    ------
+    ValueError
+        If ``mode`` or ``distribution`` is unknown or ``scale`` negative.
+
+    Examples
+    --------
+    >>> b = variance_scaling(2.0, "fan_in", "normal")(jax.random.key(0), (10_000,))
+    >>> bool(abs(b.std() * 10_000**0.5 - 2**0.5) < 0.05)
+    True
+
+    References
+    ----------
+    Glorot & Bengio (2010); He et al., arXiv 1502.01852.
+    """
+    check.choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
+    check.choice("distribution", distribution, ("normal", "truncated_normal", "uniform"))
+    check.in_range("scale", scale, low=0.0)
+
+    def init(key, shape, dtype=jnp.float32):
+        fan_in, fan_out = fans(shape)
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        stddev = math.sqrt(scale / max(fan, 1.0))
+        if distribution == "uniform":
+            return uniform(math.sqrt(3.0) * stddev)(key, shape, dtype)
+        if distribution == "truncated_normal":
+            return truncated_normal(stddev / _TRUNCATED_STD)(key, shape, dtype)
+        return normal(stddev)(key, shape, dtype)
+
+    return init
+
+
+_INITIALIZERS = {
+    "zeros": zeros,
+    "ones": ones,
+    "constant": constant(),
+    "normal": normal(),
+    "standard_normal": normal(1.0),
+    "truncated_normal": truncated_normal(),
+    "uniform": uniform(),
+    "glorot_normal": variance_scaling(1.0, "fan_avg", "truncated_normal"),
+    "glorot_uniform": variance_scaling(1.0, "fan_avg", "uniform"),
+    "he_normal": variance_scaling(2.0, "fan_in", "truncated_normal"),
+    "he_uniform": variance_scaling(2.0, "fan_in", "uniform"),
+    "lecun_normal": variance_scaling(1.0, "fan_in", "truncated_normal"),
+    "lecun_uniform": variance_scaling(1.0, "fan_in", "uniform"),
+    # W ~ N(0, 1/fan_in), not truncated: the ensemble of mean-field theory
+    "gaussian": variance_scaling(1.0, "fan_in", "normal"),
+    "orthogonal": jax.nn.initializers.orthogonal(),
+    "delta_orthogonal": jax.nn.initializers.delta_orthogonal(),
+}
+for _alias, _name in (("xavier", "glorot"), ("kaiming", "he")):
+    for _kind in ("normal", "uniform"):
+        _INITIALIZERS[f"{_alias}_{_kind}"] = _INITIALIZERS[f"{_name}_{_kind}"]
+
+NAMES = (*_INITIALIZERS, "torch_uniform")
+
+
+def get(init: str | float | Initializer, *, fan_in: float | None = None) -> Initializer:
+    """Look an initialiser up by name; take a callable as it is and a number as a constant.
+
+    Parameters
+    ----------
+    init
+        A name from `NAMES`, a callable ``(key, shape, dtype) -> array``, or a number (may be traced).
+    fan_in
+        Fan-in of the kernel that a bias belongs to, needed by "torch_uniform" alone.
+
+    Returns
+    -------
+    Initializer
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or "torch_uniform" is asked for without a ``fan_in``.
+
+    Examples
+    --------
+    >>> get("glorot_uniform")(jax.random.key(0), (4,)).shape
+    (4,)
+    >>> get(0.5)(jax.random.key(0), (2,))
+    Array([0.5, 0.5], dtype=float32)
+    """
+    if callable(init):
+        return init
+    if not isinstance(init, str):
+        return constant(init)
+    check.choice("initializer", init, NAMES)
+    if init != "torch_uniform":
+        return _INITIALIZERS[init]
+    if fan_in is None:
+        check.fail(
+            "torch_uniform",
+            "the fan_in of the bias' kernel",
+            None,
+            "Use initializers.torch_uniform(n).",
+        )
+    return torch_uniform(fan_in)

@@ -1,0 +1,1 @@
+"""One module per claim about biases; `python -m experiments` lists and runs them."""
