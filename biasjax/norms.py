@@ -202,8 +202,8 @@ def rms_norm(
 
     Examples
     --------
-    >>> rms_norm(norm_init(2, use_bias=False), jnp.array([[1.0, 7.0]])).round(2)
-    Array([[0.2, 1.4]], dtype=float32)
+    >>> rms_norm(norm_init(2, use_bias=False), jnp.array([[1.0, -1.0]])).round(2)
+    Array([[ 1., -1.]], dtype=float32)
     """
     x = _prepare("rms_norm", params, x, epsilon, channels_first)
     wide = _wide(x)
