@@ -18,7 +18,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from biasjax import activations, check, initializers, linear, norms
 
@@ -231,6 +233,8 @@ def init(
         If sigma_w or sigma_b is negative or its shape neither () nor (depth,).
     """
     order = parse_order(network)
+    if not isinstance(scales.sigma_b, jax.core.Tracer) and not np.any(scales.sigma_b):
+        network = dataclasses.replace(network, bias_init="zeros")  # drawing them would only cost compile time
     scales = Scales(*(_per_layer(network, name, value, dtype) for name, value in scales._asdict().items()))
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(network.depth + 1))
     first, rest = jax.tree.map(lambda x: x[0], scales), jax.tree.map(lambda x: x[1:], scales)
@@ -338,7 +342,7 @@ def hidden_biases(params: Params) -> Any:
     """Biases of the hidden linear layers, ``(depth, width)``, or None if they have none."""
     if params.stem.linear.bias is None:
         return None
-    return jax.tree.map(_stack, params.stem.linear, params.body.linear).bias
+    return jax.tree.map(_stack, params.stem.linear.bias, params.body.linear.bias)
 
 
 def following_stats(network: Network, state: State) -> norms.BatchStats | None:

@@ -7,8 +7,10 @@ larger ones.
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,15 +81,18 @@ def run(
         if name in grid:
             check.fail("static", "names that are not axes", name, "Keep it in one of the two.")
     key = jax.random.key(root)
-    combinations = list(itertools.product(*static.values()))
+    points = [dict(zip(static, values, strict=True)) for values in itertools.product(*static.values())]
     pieces: dict[str, dict[int, np.ndarray]] = {}
-    for i, combination in enumerate(combinations):
-        chosen = dict(zip(static, combination, strict=True))
-        if progress is not None:
-            progress(", ".join(f"{name}={_label(value)}" for name, value in chosen.items()))
-        outputs = jax.jit(_nest(fn, list(grid), chosen))(key, *grid.values())
-        for name, value in tree.paths(outputs).items():
-            pieces.setdefault(name, {})[i] = np.asarray(value)
+    # XLA compiles one program on one core, so programs compile side by side while others trace and run
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        lowered = (jax.jit(_nest(fn, list(grid), chosen)).lower(key, *grid.values()) for chosen in points)
+        programs = [pool.submit(program.compile) for program in lowered]
+        for i, (chosen, program) in enumerate(zip(points, programs, strict=True)):
+            if progress is not None:
+                progress(", ".join(f"{name}={_label(value)}" for name, value in chosen.items()))
+            outputs = program.result()(key, *grid.values())
+            for name, value in tree.paths(outputs).items():
+                pieces.setdefault(name, {})[i] = np.asarray(value)
     sizes = [len(values) for values in static.values()]
     variables = {}
     for name, found in pieces.items():
@@ -115,9 +120,7 @@ def _axis(name: str, values: Any) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or values.size == 0:
         check.fail(f"axis {name!r}", "a non-empty 1-D array", f"shape {values.shape}", "Use np.atleast_1d.")
-    if values.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
-        values = values.astype(np.float32)
-    return values
+    return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
 
 def _nest(fn: Callable, names: list[str], static: dict[str, Any]) -> Callable:

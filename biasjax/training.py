@@ -352,6 +352,6 @@ def _report(
         report |= {"bias_gradient": now.bias_gradient, "bias_mean": biases.mean(1), "bias_drift": drift}
     if stats is not None:
         report["running_mean"] = stats.mean.mean(1)
-    if now.share is not None:
+    if biases is not None and now.share is not None:
         report["lag"] = jnp.sqrt(jnp.mean(jnp.square(biases - now.share), 1))
     return report
