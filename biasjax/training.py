@@ -236,7 +236,7 @@ def make_train(
             return carry, _report(network, data, hyperparams, start, carry[0])
 
         bounds = jnp.stack([jnp.array([0, *report_at[:-1]]), jnp.array(report_at)], 1)
-        carry = (start, jnp.zeros(steps, jnp.promote_types(data.train_x.dtype, jnp.float32)))
+        carry = (start, jnp.zeros(steps, check.accumulator(data.train_x.dtype)))
         (end, losses), reports = jax.lax.scan(until_report, carry, bounds)
         bad = ~jnp.isfinite(losses)
         diverged_at = jnp.where(bad.any(), jnp.argmax(bad), -1)
@@ -321,7 +321,7 @@ def _update(
 
     def loss_fn(params):
         logits, state = _apply(network, hyperparams, params, old.state, x, train=True)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(check.accumulator(logits.dtype))
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
