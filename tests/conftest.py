@@ -1,4 +1,4 @@
-"""A strict session: strict dtype promotion, two CPU devices, Keras on JAX; warnings are errors (pyproject)."""
+"""A strict session: strict dtype promotion, two CPU devices; warnings are errors (see pyproject.toml)."""
 
 import os
 
@@ -23,3 +23,10 @@ def x64():
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def standard_promotion():
+    """Allow implicit promotion, which optax's Adam with a traced decay rate needs."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
