@@ -342,7 +342,7 @@ def _report(
 ) -> dict:
     def accuracy(train):
         logits, _ = _apply(network, hyperparams, now.params, now.state, data.test_x, train=train)
-        return jnp.mean(jnp.argmax(logits, -1) == data.test_y)
+        return jnp.mean(jnp.argmax(logits, -1).astype(data.test_y.dtype) == data.test_y)
 
     biases, stats = hidden_biases(now.params), following_stats(network, now.state)
     report: dict[str, Any] = {"accuracy_batch": accuracy(True), "accuracy_running": accuracy(False)}
