@@ -56,6 +56,13 @@ def test_layers_sees_into_jit_scan_cond_and_remat():
     assert rows["idle"].biases == 2
 
 
+def test_layers_takes_arrays_closed_over_as_data():
+    x = jnp.ones((5, 3))
+    params = {"first": {"w": jnp.ones((3, 4))}, "second": {"w": jnp.ones((4, 2))}}
+    closed = tree.layers(lambda p: jnp.tanh(x @ p["first"]["w"]) @ p["second"]["w"], params)
+    assert [(row.name, row.output_shape) for row in closed] == [("first", (5, 4)), ("second", (5, 2))]
+
+
 def test_masks_skip_biases_in_optax():
     params = {
         "dense": linear.dense_init(jax.random.key(0), 3, 2, bias_init="ones"),
