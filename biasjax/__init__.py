@@ -8,6 +8,8 @@ _MODULES = (
     "activations",
     "check",
     "data",
+    "execute",
+    "grid",
     "initializers",
     "linear",
     "network",
