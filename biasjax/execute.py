@@ -60,8 +60,14 @@ def lower(
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
         for length, values, sharding in zip(lengths, axes, shardings, strict=True)
     ]
-    here = key if mesh is None else jax.device_put(key, whole)
-    lowered = jax.jit(nested, out_shardings=out if axes else None).lower((), here, *shapes)
+    bits: Any = np.asarray(
+        jax.random.key_data(key)
+    )  # typed keys cannot be placed on other processes' devices
+
+    def on_grid(*values):
+        return nested((), jax.random.wrap_key_data(bits), *values)
+
+    lowered = jax.jit(on_grid, out_shardings=out if axes else None).lower(*shapes)
 
     def compile_() -> Callable:
         compiled = lowered.compile()
@@ -73,7 +79,7 @@ def lower(
                 if mesh is None
                 else [jax.device_put(v, s) for v, s in zip(values, shardings, strict=True)]
             )
-            outputs = tree.paths(compiled((), here, *placed))
+            outputs = tree.paths(compiled(*placed))
             trim = tuple(slice(n) for n in grid.shape(region))
             return {name: _fetch(value)[trim] for name, value in outputs.items()}
 

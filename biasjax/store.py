@@ -185,7 +185,7 @@ def damaged(path: str | Path) -> dict[int, str]:
     found = {}
     for index, file in finished(path).items():
         try:
-            _read(file, _digest(manifest(path).spec))
+            _read_checked.__wrapped__(file, _digest(manifest(path).spec))
         except Damaged as error:
             found[index] = str(error)
     return found
@@ -274,19 +274,25 @@ def _outputs(stored: Manifest, files: dict[int, Path]) -> dict[str, _Output]:
     return found
 
 
-@functools.lru_cache(maxsize=8)
 def _read(file: Path, digest: str) -> xr.Dataset:
-    """Read a chunk whole and check that it is what was written, by this sweep."""
+    """Read a chunk whole, or take it from memory if the file is the one that was read last."""
+    return _read_checked(file, digest, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_checked(file: Path, digest: str, _modified: int = 0) -> xr.Dataset:
+    """Read a chunk and check that it is what was written, by this sweep."""
     import xarray as xr
 
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest()[:16] != file.stem.split("-")[1]:
-        raise Damaged(
-            f"chunk {file.name}: expected its checksum, got other bytes. Run the sweep with repair=True."
-        )
-    dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    content, rerun = file.read_bytes(), "Run the sweep with repair=True."
+    try:
+        if hashlib.sha256(content).hexdigest()[:16] != file.stem.split("-")[1]:
+            check.fail(f"chunk {file.name}", "its checksum", "other bytes", rerun, Damaged)
+        dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    except OSError as error:
+        check.fail(f"chunk {file.name}", "netCDF", repr(error), rerun, Damaged)
     if dataset.attrs.get("spec") != digest:
-        raise Damaged(f"chunk {file.name}: expected one of this sweep, got another's. Run with repair=True.")
+        check.fail(f"chunk {file.name}", "one of this sweep", "another's", rerun, Damaged)
     return dataset
 
 

@@ -80,7 +80,7 @@ def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
 
     began = time.perf_counter()
     folder = common.output / name
-    console.print(f"[bold]{name}[/]: {(module.__doc__ or "").splitlines()[0]}")
+    console.print(f"[bold]{name}[/]: {(module.__doc__ or '').splitlines()[0]}")
     dataset = module.run(config)
     dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(config)))
     store.save(dataset, folder / "dataset.nc")
