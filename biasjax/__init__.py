@@ -16,6 +16,7 @@ _MODULES = (
     "norms",
     "plot",
     "store",
+    "submit",
     "sweep",
     "training",
     "tree",

@@ -20,7 +20,7 @@ ROWS = (
     ("chunked", "execute"),
     ("store",),
     ("sweep",),
-    ("plot",),
+    ("plot", "submit"),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
