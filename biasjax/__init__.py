@@ -18,6 +18,7 @@ _MODULES = (
     "phases",
     "plot",
     "roots",
+    "store",
     "sweep",
     "training",
     "tree",

@@ -368,5 +368,4 @@ def floats(*values: ArrayLike) -> tuple[list[jax.Array], jnp.dtype]:
     # Python numbers, and integers, follow the dtype of the arrays beside them
     typed = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
     dtype = jnp.result_type(*typed) if typed else jnp.result_type(float)
-    wide = dtype if jnp.finfo(dtype).bits > 16 else jnp.float32
-    return [x.astype(wide) for x in arrays], dtype
+    return [x.astype(check.accumulator(dtype)) for x in arrays], dtype

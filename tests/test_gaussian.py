@@ -35,12 +35,6 @@ NUMPY = {
 }
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def normal_density(z):
     return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
 

@@ -30,12 +30,6 @@ NAMES = (
 )
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 # sigma_w^2, sigma_b^2, q*, chi_1, c*, xi_c of tanh: scipy quadrature, made independently of this library
 TANH = np.array(
     [

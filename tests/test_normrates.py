@@ -10,12 +10,6 @@ from biasjax import normrates
 from biasjax.activations import Activation
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 SIZES = np.array([4.0, 5.0, 8.0, 16.0, 64.0, 1024.0])
 
 
