@@ -55,9 +55,11 @@ def find(
     grid = jnp.asarray(np.linspace(math.log(Q_MIN), math.log(Q_MAX), decades * _PER_DECADE + 1), dtype)
     value, slope = jax.jvp(m, (grid,), (jnp.ones_like(grid),))
     a, b = a[..., None], b[..., None]
-    r = a * value + b * jnp.exp(-grid) - 1
-    dr = a * slope - b * jnp.exp(-grid)
-    r = jnp.where(jnp.isfinite(r), r, 1.0)  # phi^2 overflows: the variance grows
+    r = _times(a, value) + b * jnp.exp(-grid) - 1
+    dr = _times(a, slope) - b * jnp.exp(-grid)
+    # Where phi^2 overflows, the variance grows; where even m is unknown, it crosses nothing
+    r = jnp.where(jnp.isinf(value), jnp.where(a > 0, 1.0, b * jnp.exp(-grid) - 1), r)
+    r = jnp.where(jnp.isfinite(r), r, 0.0)
     dr = jnp.where(jnp.isfinite(dr), dr, 0.0)
     low, high, r_low, r_high = _cells(grid, r, dr)
     neutral = jnp.all(_sign(r) == 0, axis=-1)
@@ -72,13 +74,18 @@ def find(
 
     def residual(t):
         value, slope = jax.jvp(m, (t,), (jnp.ones_like(t),))
-        return a * value + b * jnp.exp(-t) - 1, a * slope - b * jnp.exp(-t)
+        return _times(a, value) + b * jnp.exp(-t) - 1, _times(a, slope) - b * jnp.exp(-t)
 
     # Slot by slot: one that no network of a batch uses then costs nothing
     by_slot = [jnp.moveaxis(x, -1, 0) for x in (*bracket, used)]
     t, slope = jax.lax.map(lambda slot: _newton(residual, *slot), by_slot)
     t, slope = jnp.moveaxis(t, 0, -1), jnp.moveaxis(slope, 0, -1)
     return jnp.where(used, t, jnp.inf), slope, rank[..., -1], neutral
+
+
+def _times(a, value):
+    """Multiply; 0 times an overflow is 0."""
+    return jnp.where(a > 0, a * value, 0.0)
 
 
 def _cells(grid, r, dr):

@@ -9,7 +9,6 @@ import pytest
 from biasjax import normrates
 from biasjax.activations import Activation
 
-
 SIZES = np.array([4.0, 5.0, 8.0, 16.0, 64.0, 1024.0])
 
 
