@@ -105,7 +105,9 @@ def correlation_map(
     above = [sigma_w**2 * second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
     norm = jnp.sqrt(above[0]) * jnp.sqrt(above[1])
     ratio = (sigma_w**2 * covariance + sigma_b**2) / jnp.where(norm > 0, norm, 1)
-    return jnp.clip(jnp.where(norm > 0, ratio, 0), -1, 1).astype(dtype)
+    ratio = jnp.where(norm > 0, ratio, 0)
+    # Clip rounding errors alone: the derivative at c = 1 is chi_1
+    return (ratio + jax.lax.stop_gradient(jnp.clip(ratio, -1, 1) - ratio)).astype(dtype)
 
 
 def trajectory(
