@@ -297,7 +297,9 @@ def _critical_line(act, slots, sigma_b):
 
     t, _, count, neutral = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
     t = t.at[..., 0].set(jnp.where(neutral, 0.0, t[..., 0]))
-    at_zero = (sigma_b == 0) & (act(jnp.zeros_like(sigma_b)) == 0) & ~neutral
+    # phi(u) ~ u near zero is critical there, phi(u) ~ u^3 is not
+    limit = ratio(jnp.full_like(sigma_b, math.log(_Q_ZERO)))
+    at_zero = (sigma_b == 0) & (jnp.abs(limit - 1) < _LIMIT_TOLERANCE) & ~neutral
     t = jnp.concatenate([jnp.where(at_zero, math.log(_Q_ZERO), jnp.inf)[..., None], t], axis=-1)
     count = count + at_zero.astype(count.dtype)
     used = jnp.isfinite(t)
