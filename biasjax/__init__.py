@@ -9,6 +9,8 @@ _MODULES = (
     "check",
     "data",
     "gaussian",
+    "execute",
+    "grid",
     "initializers",
     "linear",
     "meanfield",

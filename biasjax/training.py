@@ -72,7 +72,8 @@ class TrainState(NamedTuple):
     params, state, optimizer_state
         Parameters, running statistics, optax state.
     bias_gradient
-        ``(depth,)`` norm of the last gradient of each layer's bias, or None without biases.
+        ``(depth,)`` largest norm of the gradient of each layer's bias since the last report, or None
+        without biases.
     share
         ``(depth, width)`` share of each bias in the running mean that follows it: the running
         average, from 0, of the bias itself; None unless a batch norm follows directly.
@@ -98,8 +99,8 @@ class History(NamedTuple):
         ``(reports,)`` accuracy on the test set with its own batch statistics (the whole set as one batch)
         and with the running statistics; equal without batch norm.
     bias_gradient
-        ``(reports, depth)`` Euclidean norm of the gradient of each hidden bias at the last step (NaN
-        before the first), None without hidden biases. Likewise:
+        ``(reports, depth)`` largest Euclidean norm of the gradient of each hidden bias since the last
+        report; None without hidden biases. Likewise:
     bias_mean
         ``(reports, depth)`` mean of each hidden bias.
     bias_drift
@@ -232,7 +233,9 @@ def make_train(
             return train_state, losses.at[step].set(loss)
 
         def until_report(carry, bounds):
-            carry = jax.lax.fori_loop(bounds[0], bounds[1], update, carry)
+            train_state, losses = carry
+            train_state = train_state._replace(bias_gradient=start.bias_gradient)  # 0, the largest of none
+            carry = jax.lax.fori_loop(bounds[0], bounds[1], update, (train_state, losses))
             return carry, _report(network, data, hyperparams, start, carry[0])
 
         bounds = jnp.stack([jnp.array([0, *report_at[:-1]]), jnp.array(report_at)], 1)
@@ -300,7 +303,7 @@ def _batch_order(key: jax.Array, examples: int, steps: int, batch_size: int) -> 
 
 def _start(network: Network, tx, params: Params, state: State) -> TrainState:
     biases, stats = hidden_biases(params), following_stats(network, state)
-    gradient = None if biases is None else jnp.full(network.depth, jnp.nan, biases.dtype)
+    gradient = None if biases is None else jnp.zeros(network.depth, biases.dtype)
     share = None if biases is None or stats is None else jnp.zeros_like(biases)
     return TrainState(params, state, tx.init(params), gradient, share)
 
@@ -328,8 +331,8 @@ def _update(
     updates, optimizer_state = tx.update(gradients, old.optimizer_state, old.params)
     params = jax.tree.map(jnp.add, old.params, updates)
     bias_gradient, share = hidden_biases(gradients), old.share
-    if bias_gradient is not None:
-        bias_gradient = jnp.linalg.norm(bias_gradient, axis=1)
+    if bias_gradient is not None and old.bias_gradient is not None:
+        bias_gradient = jnp.maximum(old.bias_gradient, jnp.linalg.norm(bias_gradient, axis=1))
     if share is not None:
         # The running mean is linear in what it averages, so the bias has a share of its own in it
         momentum = jnp.asarray(hyperparams.bn_momentum, share.dtype)

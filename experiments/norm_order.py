@@ -15,7 +15,6 @@ Cost: about 90 s on 2 CPU cores. Command: `python -m experiments norm_order`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +79,7 @@ SMOKE = Config(
 )
 
 
-def run(config: Config, progress: Callable[[str], None] | None = None) -> xr.Dataset:
+def run(config: Config) -> xr.Dataset:
     """Train the whole grid as vmapped programs, one for each order x optimiser x bias on/off."""
     import jax
     import xarray as xr
@@ -92,7 +91,7 @@ def run(config: Config, progress: Callable[[str], None] | None = None) -> xr.Dat
     }
     static = {"order": config.orders, "optimizer": config.optimizers}
     train = functools.partial(_train, config)
-    sweep = functools.partial(bj.sweep.run, dims=bj.training.DIMS, progress=progress)
+    sweep = functools.partial(bj.sweep.run, dims=bj.training.DIMS)
     biased = sweep(train, {**axes, "bias_value": config.bias_values}, static={**static, "use_bias": [True]})
     nudge = max(config.bias_values) * ONE_BIT  # a bias of b0 rounds what it is added to by this much
     twins = sweep(train, {**axes, "nudge": [0.0, nudge]}, static={**static, "use_bias": [False]})

@@ -19,9 +19,10 @@ ROWS = (
     ("phases", "normrates"),
     ("linear", "norms"),
     ("network",),
-    ("training",),
-    ("sweep",),
+    ("training", "grid", "progress"),
+    ("chunked", "execute"),
     ("store",),
+    ("sweep",),
     ("plot",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
@@ -58,7 +59,7 @@ def _loaded(statement: str) -> set[str]:
 
 def test_import_is_quick():
     assert not {"jax", "numpy", "xarray"} & _loaded("import biasjax")
-    modules = ", ".join(f"biasjax.{name}" for name in RANK if name not in ("__init__", "plot"))
+    modules = ", ".join(f"biasjax.{name}" for name in RANK if name not in ("__init__", "plot", "chunked"))
     assert not {"xarray", "matplotlib", "sklearn", "flax", "rich"} & _loaded(f"import {modules}")
 
 
