@@ -14,6 +14,9 @@ ROOT = Path(biasjax.__file__).parent
 ROWS = (
     ("__init__", "check"),
     ("tree", "activations", "initializers", "data"),
+    ("gaussian", "roots"),
+    ("meanfield",),
+    ("phases", "normrates"),
     ("linear", "norms"),
     ("network",),
     ("training", "grid", "progress"),
