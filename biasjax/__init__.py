@@ -20,6 +20,7 @@ _MODULES = (
     "phases",
     "plot",
     "roots",
+    "stepwise",
     "store",
     "submit",
     "sweep",

@@ -19,7 +19,7 @@ ROWS = (
     ("phases", "normrates"),
     ("linear", "norms"),
     ("network",),
-    ("training", "grid", "progress"),
+    ("training", "grid", "progress", "stepwise"),
     ("chunked", "execute"),
     ("store",),
     ("sweep",),
