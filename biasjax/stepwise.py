@@ -39,7 +39,7 @@ class Stepwise(NamedTuple):
 
     start: Callable[..., Any]
     advance: Callable[..., Any]
-    finish: Callable[..., dict[str, Any]]
+    finish: Callable[..., Any]
     steps: int
 
 

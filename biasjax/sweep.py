@@ -196,23 +196,14 @@ _SMALL = 4096
 
 def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: bool = False) -> None:
     """Compute chunks, each static combination's program compiling while others run."""
-    lengths, failures = _lengths(plan, layout), []
     chunks = {i: [n for n in todo if n // len(places) == i] for i in range(len(plan.combinations))}
+    chunks = {i: numbers for i, numbers in chunks.items() if numbers}
     # XLA compiles one program on one core, so programs compile side by side while others trace and run
     with (
         Bar(sum(_points(places, n) for n in todo), enabled=progress) as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        programs = {}
-        for i, chosen in enumerate(plan.combinations):
-            if chunks[i]:
-                try:
-                    programs[i] = pool.submit(_lower(plan, chosen, lengths))
-                except Exception as error:
-                    error.add_note(f"fn raised at {_describe_point(chosen)}")
-                    if not keep_going:
-                        raise
-                    failures.append(error)
+        programs, failures = _compile(plan, list(chunks), _lengths(plan, layout), pool, keep_going)
         for i, future in programs.items():
             bar.describe(_describe_point(plan.combinations[i]))
             began = time.perf_counter()
@@ -221,17 +212,36 @@ def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: b
             bar.compiled(time.perf_counter() - began)
             for n in chunks[i]:
                 began = time.perf_counter()
-                region = places[n % len(places)]
-                checkpoints = plan.checkpoints and plan.checkpoints._replace(
-                    folder=plan.checkpoints.folder / f"{n:06d}"
-                )
-                outputs = program(region, checkpoints)
-                write(n, region, {"status": _status(outputs, len(plan.axes))} | outputs)
-                if checkpoints is not None:
-                    shutil.rmtree(checkpoints.folder, ignore_errors=True)
+                _compute(plan, program, n, places[n % len(places)], write)
                 bar.advance(_points(places, n), began)
     if failures:
         raise failures[0]
+
+
+def _compile(plan, combinations: list[int], lengths, pool, keep_going: bool) -> tuple[dict, list[Exception]]:
+    """Start compiling the programs; with ``keep_going`` collect what ``fn`` raises instead of raising it."""
+    programs, failures = {}, []
+    for i in combinations:
+        chosen = plan.combinations[i]
+        try:
+            programs[i] = pool.submit(_lower(plan, chosen, lengths))
+        except Exception as error:
+            error.add_note(f"fn raised at {_describe_point(chosen) or 'every point'}")
+            if not keep_going:
+                raise
+            failures.append(error)
+    return programs, failures
+
+
+def _compute(plan: _Plan, program: Callable, n: int, region: grid.Region, write: Callable) -> None:
+    """Compute one chunk, write it, and drop its checkpoints."""
+    checkpoints = plan.checkpoints
+    if checkpoints is not None:
+        checkpoints = checkpoints._replace(folder=checkpoints.folder / f"{n:06d}")
+    outputs = program(region, checkpoints)
+    write(n, region, {"status": _status(outputs, len(plan.axes))} | outputs)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
 def _points(places: list[grid.Region], n: int) -> int:
