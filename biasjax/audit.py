@@ -1,0 +1,421 @@
+"""What each bias of any JAX model can do: cancelled, absorbable or needed, and where a shift of it dies.
+
+`audit_biases` takes any pure function of parameters, `audit_modes` one with training and evaluation modes;
+`biasjax.adapters` make such functions of Flax, Equinox, Haiku and Keras models. Everything is numerical: no
+layer or primitive is known by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from biasjax import check, deaths, probe, ranks, sensitivity
+from biasjax.draws import Varies
+from biasjax.probe import Shifted
+
+VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
+
+
+class Basis(NamedTuple):
+    """Directions of a bias that do nothing.
+
+    Attributes
+    ----------
+    name
+        "uniform" (all entries alike), "per group" (alike within consecutive groups), "entries" (some
+        entries), or "other".
+    vectors
+        Orthonormal, float64 (size, dimension), the bias flattened in C order.
+    """
+
+    name: str
+    vectors: np.ndarray
+
+
+class Finding(NamedTuple):
+    """What one bias leaf can do.
+
+    Attributes
+    ----------
+    path
+        Keys joined by "/".
+    size
+        Number of entries.
+    rank
+        Dimension of the shifts that change an output, at some draw.
+    unique
+        Dimension of the shifts that no shift of the other biases reproduces; None without ``joint``.
+    verdict
+        One of `VERDICTS`.
+    is_zero
+        Whether the given value is zero, apart from what the bias could do.
+    evidence
+        Largest relative output change under finite shifts of the whole bias, and the round-off level.
+    basis
+        The directions that do nothing if there are some but not all, else None.
+    absorbed_by
+        Paths of a smallest set of biases found that reproduces all that can be reproduced.
+    deaths
+        Equations at which the shifts that do nothing die, in program order.
+    """
+
+    path: str
+    size: int
+    rank: int
+    unique: int | None
+    verdict: str
+    is_zero: bool
+    evidence: Shifted
+    basis: Basis | None
+    absorbed_by: tuple[str, ...]
+    deaths: tuple[deaths.Death, ...]
+
+
+class BiasAudit(NamedTuple):
+    """Findings of one audit.
+
+    Attributes
+    ----------
+    findings
+        One per bias leaf, in tree order.
+    exact
+        Whether ``unique`` took all biases into account at once; otherwise it is an upper bound.
+    """
+
+    findings: tuple[Finding, ...]
+    exact: bool = True
+
+    def __getitem__(self, path: str) -> Finding:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Finding of one bias by its path."""
+        for finding in self.findings:
+            if finding.path == path:
+                return finding
+        known = ", ".join(f.path for f in self.findings)
+        raise KeyError(f"audit: expected one of {known}, got {path!r}. Give the path of a bias.")
+
+    def table(self) -> str:
+        """One line per bias: path, size, rank, unique, verdict, and why."""
+        cells = [("bias", "size", "rank", "unique", "verdict", "why")]
+        for f in self.findings:
+            unique = "-" if f.unique is None else str(f.unique)
+            cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, _why(f)))
+        return _columns(cells, right=(1, 2, 3)) + "\n" + self.summary()
+
+    def to_dict(self) -> dict:
+        """Findings as plain Python values, fit for JSON."""
+        return {"exact": self.exact, "findings": [_plain(finding) for finding in self.findings]}
+
+    def summary(self, mode: str = "") -> str:
+        """Count the biases, and the parameters in them, that do nothing."""
+        dead = [f for f in self.findings if f.rank == 0]
+        entries, total = sum(f.size - f.rank for f in self.findings), sum(f.size for f in self.findings)
+        where = f" in {mode}" if mode else ""
+        return (
+            f"{len(dead)} of {len(self.findings)} biases, {entries:,} of {total:,} parameters, "
+            f"do nothing{where}."
+        )
+
+    def check(self, *verdicts: str) -> None:
+        """Raise `AssertionError` with the table if any finding has one of the verdicts.
+
+        One line in your own tests: ``audit_biases(fn, params, x).check("cancelled")``.
+
+        Parameters
+        ----------
+        verdicts
+            Of `VERDICTS`; "cancelled" and "unused" if none is given.
+
+        Raises
+        ------
+        AssertionError
+            If a bias is found to be so.
+        ValueError
+            If a verdict is unknown.
+        """
+        wanted = verdicts or ("cancelled", "unused")
+        for verdict in wanted:
+            check.choice("verdict", verdict, VERDICTS)
+        found = [f.path for f in self.findings if f.verdict in wanted]
+        if found:
+            raise AssertionError(
+                f"expected no {' or '.join(wanted)} bias, got {len(found)}: {', '.join(found)}. "
+                f"Remove them (use_bias=False).\n{self.table()}"
+            )
+
+
+def audit_biases(
+    fn: Callable,
+    params: Any,
+    *args: Any,
+    is_bias: Any = None,
+    seed: int = 0,
+    randomize: Varies = True,
+    vary_inputs: Varies = True,
+    joint: bool = True,
+    draws: int = 4,
+    joint_limit: int = 2048,
+) -> BiasAudit:
+    """Find out what each bias of a pure function can do.
+
+    Parameters
+    ----------
+    fn
+        ``fn(params, *args)``, pure; any pytree of outputs, of which the floating ones count.
+    params, args
+        Pytrees of arrays. Floats are lifted to float64, also inside ``fn``; `jax_enable_x64` stays as it is.
+    is_bias
+        Predicate on (path, leaf) or a mask like ``params``; by default leaves named bias, b, beta, offset, ...
+    seed
+        Of all draws.
+    randomize
+        Judge the architecture: draw parameters, so that no zero-initialised kernel or scale hides a bias
+        (default). False judges the given values. A predicate on (path, leaf) chooses which leaves are drawn.
+    vary_inputs
+        Draw floating arguments, random keys and integers of more than two values too, so that no dead unit
+        hides a bias (default); or a predicate on (path, leaf), path "0/tokens" for ``args[0]["tokens"]``.
+    joint
+        Also ask what other biases can reproduce.
+    draws
+        Number of parameter draws (each with as many inputs as the ranks need).
+    joint_limit
+        Up to so many bias entries the joint analysis is exact. Beyond, it compares biases within overlapping
+        windows of so many entries, in the order of their first use: ``unique`` is then an upper bound, for what
+        only biases of different windows could reproduce together is not seen.
+
+    Returns
+    -------
+    BiasAudit
+
+    Raises
+    ------
+    ValueError
+        If ``fn`` raises or is not pure, ``params`` has no bias, outputs are not finite at the given input,
+        or arrays lie on different devices.
+
+    Notes
+    -----
+    A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along it,
+    small and large, move the output by no more than round-off. For piecewise analytic functions a zero
+    derivative at random points means, with probability one, no effect in the pieces visited.
+
+    v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
+    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the tangents of
+    the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only, and b can be
+    moved while others make up for it. It is a local statement: where the others reach b through a saturating
+    function, they make up for no more than that function's range.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> def fn(params, x):
+    ...     y = x @ params["w"] + params["bias"]
+    ...     return y - y.mean(0)
+    >>> audit = audit_biases(fn, {"w": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3)))
+    >>> audit.findings[0].verdict, audit.summary()
+    ('cancelled', '1 of 1 biases, 2 of 2 parameters, do nothing.')
+    """
+    check.positive_int("draws", draws)
+    check.positive_int("joint_limit", joint_limit)
+    model = probe.model(fn, params, *args, is_bias=is_bias)
+    plan = probe.Draws(seed, randomize, vary_inputs)
+    with jax.enable_x64(True):
+        samples = _samples(model, plan, draws, joint_limit if joint else 0)
+        changes = sensitivity.shifted_changes(model.outputs)
+        dead = _dead(model, plan, samples, changes)
+        whole = [np.eye(len(basis)) for basis in dead]
+        evidence = probe.finite_shifts(model, plan, whole, changes, 0)
+        found = _joint(model, samples, dead, joint_limit) if joint else None
+        places = _deaths(model, plan, dead)
+    findings = []
+    for b, i in enumerate(model.biases.indices):
+        size, rank = len(dead[b]), len(dead[b]) - dead[b].shape[1]
+        unique = None if found is None else min(found.unique[b], rank)
+        verdict = _verdict(model.program.used[i], size, rank, unique)
+        basis = Basis(_basis_name(dead[b]), dead[b]) if 0 < rank < size else None
+        absorbers = found.absorbers[b] if found else ()
+        is_zero = bool((model.leaves[i] == 0).all())
+        findings.append(
+            Finding(
+                model.paths[i], size, rank, unique, verdict, is_zero, evidence[b], basis, absorbers, places[b]
+            )
+        )
+    return BiasAudit(tuple(findings), found is None or found.exact)
+
+
+def _samples(model, plan, draws: int, joint_limit: int) -> list[probe.Sample]:
+    sizes = [place.stop - place.start for place in model.biases.slices]
+    alone = -(-(max(sizes) + 32) // draws) + 8
+    limit = max(joint_limit, max(sizes)) if joint_limit else 0
+    together = min(sum(sizes), limit) + 32 if joint_limit else 0
+    first = _joint_draws(sizes, draws)
+    sample = probe.sampler(model, plan)
+    return [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+
+
+def _joint_draws(sizes: Sequence[int], draws: int) -> int:
+    return draws if sum(sizes) <= 512 else min(draws, 2)
+
+
+def _dead(model, plan, samples, changes) -> list[np.ndarray]:
+    """Dead directions by derivative, less those that a finite shift brings to life."""
+    dead = probe.dead_directions(model, samples)
+    for weights in range(min(2, len(samples))):
+        shifted = probe.finite_shifts(model, plan, dead, changes, weights)
+        for b, shift in enumerate(shifted):
+            if shift.alive:
+                dead[b] = probe.survivors(model, plan, b, dead[b], changes)
+    return dead
+
+
+class _Joint(NamedTuple):
+    unique: list[int]
+    absorbers: list[tuple[str, ...]]
+    exact: bool
+
+
+def _joint(model, samples, dead, limit: int) -> _Joint:
+    """What no other bias can reproduce, and who reproduces the rest."""
+    slices = model.biases.slices
+    sizes = [place.stop - place.start for place in slices]
+    rank = [basis.shape[0] - basis.shape[1] for basis in dead]
+    order = [b for b in _use_order(model) if rank[b]]
+    unique, absorbed = list(rank), [0] * len(rank)
+    runs = ranks.windows([sizes[b] for b in order], limit) if order else []
+    samples = samples[: _joint_draws(sizes, len(samples))]
+    for run in runs:
+        members = [order[i] for i in run]
+        per_draw = [
+            ranks.reproducible(s.rows, [slices[b] for b in members], [s.noises[b] for b in members])
+            for s in samples
+        ]
+        for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
+            # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
+            if any(part.absorbed for part in parts):
+                unique[b] = min(unique[b], ranks.common_rank([part.rest for part in parts]))
+                absorbed[b] = max(absorbed[b], parts[0].absorbed)
+    absorbers = [
+        _absorbers(samples[0], slices, order, b, absorbed[b], model.names) if absorbed[b] else ()
+        for b in range(len(sizes))
+    ]
+    return _Joint(unique, absorbers, len(runs) <= 1)
+
+
+def _use_order(model) -> list[int]:
+    """Biases in the order in which the program first uses them."""
+    jaxpr = model.program.jaxpr.jaxpr
+    first: dict = {}
+    for i, eqn in enumerate(jaxpr.eqns):
+        for atom in eqn.invars:
+            if not hasattr(atom, "val"):
+                first.setdefault(atom, i)
+    at = [first.get(jaxpr.invars[i], len(jaxpr.eqns)) for i in model.biases.indices]
+    return sorted(range(len(at)), key=at.__getitem__)
+
+
+def _absorbers(sample, slices, order, b: int, target: int, names) -> tuple[str, ...]:
+    """Smallest set found of biases near b that reproduces as much of it as all do."""
+    place = order.index(b)
+    near = [*order[place + 1 : place + 9], *reversed(order[max(0, place - 4) : place])]
+
+    def enough(others: Sequence[int]) -> bool:
+        members = [b, *others]
+        blocks = [slices[i] for i in members]
+        k = sum(block.stop - block.start for block in blocks) + 32
+        part = ranks.reproducible(sample.rows[-k:], blocks, [sample.noises[i] for i in members])[0]
+        return part.absorbed >= target
+
+    for one in near:
+        if enough([one]):
+            return (names[one],)
+    for count in range(2, len(near) + 1):
+        chosen = near[:count]
+        if enough(chosen):
+            for one in list(chosen):
+                rest = [c for c in chosen if c != one]
+                chosen = rest if rest and enough(rest) else chosen
+            return tuple(names[i] for i in chosen)
+    return ()
+
+
+def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
+    """Equations at which a random dead shift, large or small, comes to nothing."""
+    asked = [b for b, basis in enumerate(dead) if basis.shape[1] and model.program.used[model.biases.indices[b]]]
+    places: list[tuple[deaths.Death, ...]] = [()] * len(dead)
+    if not asked:
+        return places
+    leaves = probe.point(model, plan, 0, 1)
+    flat = model.biases.gather(leaves)
+    rng = np.random.default_rng([plan.seed, 4])
+    shifted = np.tile(flat, (len(asked), 2, 1))
+    for row, b in zip(shifted, asked, strict=True):
+        direction = dead[b] @ rng.standard_normal(dead[b].shape[1])
+        row[:, model.biases.slices[b]] += np.outer((3.0, -0.5), direction / np.sqrt(np.mean(direction**2)))
+    copies = [
+        shifted[..., place].reshape(len(asked), 2, *shape)
+        for place, shape in zip(model.biases.slices, model.biases.shapes, strict=True)
+    ]
+    found = deaths.find(model.program.jaxpr, leaves, copies, model.biases.indices)
+    for b, where in zip(asked, found, strict=True):
+        places[b] = where
+    return places
+
+
+def _verdict(used: bool, size: int, rank: int, unique: int | None) -> str:
+    if not used:
+        return "unused"
+    if rank == 0:
+        return "cancelled"
+    if unique == 0:
+        return "absorbable"
+    if rank < size:
+        return "partly cancelled"
+    return "partly absorbable" if unique is not None and unique < rank else "needed"
+
+
+def _basis_name(vectors: np.ndarray) -> str:
+    """Name of a subspace by its projector, which does not depend on the basis."""
+    n, k = vectors.shape
+    projector = vectors @ vectors.T
+    if n % k == 0:
+        group = np.arange(n) // (n // k)
+        alike = (group[:, None] == group) * (k / n)
+        if np.allclose(projector, alike, atol=1e-6):
+            return "uniform" if k == 1 else "per group"
+    entries = np.diag(projector).round()
+    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"
+
+
+def _why(f: Finding) -> str:
+    parts = []
+    if f.deaths:
+        module = f" in {f.deaths[0].module}" if f.deaths[0].module else ""
+        parts.append(f"dies at {f.deaths[0].primitive}{module}, {_short(f.deaths[0].where)}")
+    if f.basis:
+        parts.insert(0, f"{f.basis.name} ({f.size - f.rank})")
+    if f.absorbed_by:
+        parts.append("absorbed by " + ", ".join(f.absorbed_by))
+    return "; ".join(parts)
+
+
+def _short(where: str) -> str:
+    return "/".join(where.split("/")[-2:])
+
+
+def _plain(f: Finding) -> dict:
+    basis = None if f.basis is None else {"name": f.basis.name, "dimension": f.basis.vectors.shape[1]}
+    plain = f._asdict() | {"evidence": f.evidence._asdict(), "basis": basis}
+    return plain | {"absorbed_by": list(f.absorbed_by), "deaths": [death._asdict() for death in f.deaths]}
+
+
+def _columns(cells: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    ]
+    rule = "-" * min(max(len(line.rstrip()) for line in lines), 100)
+    return "\n".join([lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:]), rule])
