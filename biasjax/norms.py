@@ -1,0 +1,325 @@
+"""Normalisation layers: standardise, then optional scale, then optional bias.
+
+One NamedTuple of parameters serves all: ``Norm(scale, bias)``, each None if absent. What batch norm carries
+from step to step is a NamedTuple of its own, ``BatchStats(mean, var)``. Statistics are two-pass
+(the mean of (x - mean)², never E[x²] - E[x]², which a constant offset ruins) and accumulated in at least
+float32; results have the input's dtype. Defaults of momentum and epsilon are Flax's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from biasjax import check
+
+
+class Norm(NamedTuple):
+    """Parameters of any norm, ``(features,)`` each, None if absent."""
+
+    scale: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+class BatchStats(NamedTuple):
+    """Running statistics of batch norm, ``(features,)`` each."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+def norm_init(
+    features: int,
+    *,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    dtype=jnp.float32,
+) -> Norm:
+    """Make the parameters of a norm: ones and zeros.
+
+    Other starting values are a ``_replace`` away, e.g. ``norm._replace(scale=0 * norm.scale)`` for the
+    zero-initialised gamma of a residual branch.
+
+    Parameters
+    ----------
+    features
+        Size of the normalised channel axis.
+    use_scale, use_bias
+        Whether there is a scale (gamma) and a bias (beta); without, None. RMS norm usually has no bias.
+    dtype
+        Dtype of the parameters.
+
+    Returns
+    -------
+    Norm
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``features`` is not a positive integer.
+
+    Examples
+    --------
+    >>> norm_init(2, use_bias=False)
+    Norm(scale=Array([1., 1.], dtype=float32), bias=None)
+    """
+    shape = (check.positive_int("features", features),)
+    return Norm(jnp.ones(shape, dtype) if use_scale else None, jnp.zeros(shape, dtype) if use_bias else None)
+
+
+def batch_stats_init(features: int, dtype=jnp.float32) -> BatchStats:
+    """Make the running statistics that batch norm starts from, mean 0 and variance 1.
+
+    Examples
+    --------
+    >>> batch_stats_init(2)
+    BatchStats(mean=Array([0., 0.], dtype=float32), var=Array([1., 1.], dtype=float32))
+    """
+    shape = (check.positive_int("features", features),)
+    return BatchStats(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
+
+
+def batch_norm(
+    params: Norm,
+    state: BatchStats,
+    x: jax.Array,
+    *,
+    train: bool,
+    momentum: jax.typing.ArrayLike = 0.99,
+    epsilon: jax.typing.ArrayLike = 1e-5,
+    unbiased_running_var: bool = False,
+    channels_first: bool = False,
+) -> tuple[jax.Array, BatchStats]:
+    """Normalise each channel over batch and positions (Ioffe & Szegedy, arXiv 1502.03167).
+
+    In training with the batch's own mean and (biased) variance, otherwise with the running ones. A bias
+    added just before cancels in the first case and, until the running mean has caught up, not in the second.
+
+    Parameters
+    ----------
+    params
+        From `norm_init`.
+    state
+        Running statistics, from `batch_stats_init`.
+    x
+        ``(batch, *positions, features)``, or ``(batch, features, *positions)`` with ``channels_first``.
+    train
+        Whether to use, and to learn, the statistics of this batch.
+    momentum
+        Weight of the *old* running value, as in Flax and Keras; PyTorch's 0.1 is 0.9 here.
+    epsilon
+        Added to the variance; 1e-5 in Flax and PyTorch, 1e-3 in Keras.
+    unbiased_running_var
+        Whether the running variance has the factor n / (n - 1), as PyTorch's alone has.
+    channels_first
+        Layout of ``x`` and of the result.
+
+    Returns
+    -------
+    y : jax.Array
+        Like ``x``.
+    state : BatchStats
+        Updated in training, unchanged otherwise.
+
+    Raises
+    ------
+    ValueError
+        If features do not fit, epsilon is negative, momentum outside [0, 1], or ``train`` with one value
+        per channel, whose output would be zero whatever the input.
+    TypeError
+        If ``x`` is not floating.
+
+    Examples
+    --------
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> y, state = batch_norm(norm_init(1), batch_stats_init(1), x, train=True, momentum=0.9)
+    >>> y.ravel().round(3), state.mean.round(3)
+    (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
+    """
+    check.in_range("momentum", momentum, 0.0, 1.0)
+    x = _prepare("batch_norm", params, x, epsilon, channels_first)
+    if x.shape[-1] != state.mean.shape[0]:
+        check.fail("batch_norm", f"{state.mean.shape[0]} features", x.shape[-1], "Make state and x agree.")
+    wide = _wide(x)
+    if not train:
+        y = _normalize(wide, state.mean, state.var, epsilon)
+        return _finish(params, y, x.dtype, channels_first), state
+    axes = tuple(range(x.ndim - 1))
+    size = math.prod(x.shape[:-1])
+    mean, var = _moments("batch_norm", wide, axes)
+    y = _normalize(wide, mean, var, epsilon)
+    running_var = var * (size / (size - 1)) if unbiased_running_var else var
+    new = BatchStats(mean.reshape(-1), running_var.reshape(-1))
+    state = jax.tree.map(lambda old, now: _decay(old, now, momentum), state, new)
+    return _finish(params, y, x.dtype, channels_first), state
+
+
+def layer_norm(
+    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+) -> jax.Array:
+    """Normalise over the channels at each position (Ba et al., arXiv 1607.06450).
+
+    Parameters
+    ----------
+    params
+        From `norm_init`.
+    x
+        ``(..., features)``, or ``(batch, features, *positions)`` with ``channels_first``.
+    epsilon
+        Added to the variance.
+    channels_first
+        Layout of ``x`` and of the result.
+
+    Returns
+    -------
+    jax.Array
+        Like ``x``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `batch_norm`; also for a single feature.
+
+    Examples
+    --------
+    >>> layer_norm(norm_init(2), jnp.array([[1.0, 3.0]])).round(3)
+    Array([[-1.,  1.]], dtype=float32)
+    """
+    x = _prepare("layer_norm", params, x, epsilon, channels_first)
+    y = _standardize("layer_norm", _wide(x), (x.ndim - 1,), epsilon)
+    return _finish(params, y, x.dtype, channels_first)
+
+
+def rms_norm(
+    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+) -> jax.Array:
+    """Divide by the root mean square of the channels, without centring (Zhang & Sennrich, arXiv 1910.07467).
+
+    Parameters are those of `layer_norm`. Because nothing is subtracted, it cancels no bias.
+
+    Examples
+    --------
+    >>> rms_norm(norm_init(2, use_bias=False), jnp.array([[1.0, -1.0]])).round(2)
+    Array([[ 1., -1.]], dtype=float32)
+    """
+    x = _prepare("rms_norm", params, x, epsilon, channels_first)
+    wide = _wide(x)
+    y = _normalize(wide, jnp.zeros((), wide.dtype), jnp.mean(jnp.square(wide), -1, keepdims=True), epsilon)
+    return _finish(params, y, x.dtype, channels_first)
+
+
+def group_norm(
+    params: Norm,
+    x: jax.Array,
+    *,
+    groups: int,
+    epsilon: jax.typing.ArrayLike = 1e-6,
+    channels_first: bool = False,
+) -> jax.Array:
+    """Normalise each group of channels over the group and all positions (Wu & He, arXiv 1803.08494).
+
+    Parameters
+    ----------
+    params, epsilon, channels_first
+        As in `layer_norm`.
+    x
+        ``(batch, *positions, features)``, or channels first.
+    groups
+        Number of groups; it divides the features.
+
+    Returns
+    -------
+    jax.Array
+        Like ``x``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `batch_norm`; also if ``groups`` does not divide the features or a group has a single value.
+
+    Examples
+    --------
+    >>> group_norm(norm_init(4), jnp.array([[1.0, 3.0, 10.0, 30.0]]), groups=2).round(3)
+    Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    x = _prepare("group_norm", params, x, epsilon, channels_first)
+    check.positive_int("groups", groups)
+    features = x.shape[-1]
+    if features % groups:
+        check.fail("group_norm", f"groups that divide {features} features", groups, "Choose a divisor.")
+    grouped = _wide(x).reshape(*x.shape[:-1], groups, features // groups)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    y = _standardize("group_norm", grouped, axes, epsilon).reshape(x.shape)
+    return _finish(params, y, x.dtype, channels_first)
+
+
+def instance_norm(
+    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+) -> jax.Array:
+    """Normalise each channel of each example over its positions (Ulyanov et al., arXiv 1607.08022).
+
+    Parameters are those of `layer_norm`; ``x`` has at least one axis of positions.
+
+    Examples
+    --------
+    >>> instance_norm(norm_init(1), jnp.array([[[1.0], [3.0]]])).ravel().round(3)
+    Array([-1.,  1.], dtype=float32)
+    """
+    x = _prepare("instance_norm", params, x, epsilon, channels_first)
+    y = _standardize("instance_norm", _wide(x), tuple(range(1, x.ndim - 1)), epsilon)
+    return _finish(params, y, x.dtype, channels_first)
+
+
+def _prepare(what: str, params: Norm, x: jax.Array, epsilon, channels_first: bool) -> jax.Array:
+    """Check the input and move its channels last."""
+    x = check.floating(what, x)
+    check.in_range("epsilon", epsilon, low=0.0)
+    if x.ndim < 2:
+        check.fail(what, "at least two axes, batch and features", x.shape, "Add a batch axis with x[None].")
+    x = jnp.moveaxis(x, 1, -1) if channels_first else x
+    for name, leaf in params._asdict().items():
+        if leaf is not None and leaf.shape != x.shape[-1:]:
+            fix = f"The parameters' {name} has shape {leaf.shape}; see channels_first for the layout."
+            check.fail(what, f"{leaf.shape[0]} features", x.shape[-1], fix)
+    return x
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    if math.prod(x.shape[axis] for axis in axes) == 1:
+        fix = "Use a larger batch, more positions or fewer groups: of one value only its bias would be left."
+        check.fail(what, "more than one value to normalise over", f"an input of shape {x.shape}", fix)
+    mean = jnp.mean(x, axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+
+
+def _standardize(what: str, x: jax.Array, axes: tuple[int, ...], epsilon) -> jax.Array:
+    mean, var = _moments(what, x, axes)
+    return _normalize(x, mean, var, epsilon)
+
+
+def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon) -> jax.Array:
+    var = var.astype(x.dtype) + jnp.asarray(epsilon, x.dtype)
+    return (x - mean.astype(x.dtype)) * jax.lax.rsqrt(var)
+
+
+def _finish(params: Norm, y: jax.Array, dtype, channels_first: bool) -> jax.Array:
+    """Scale, add the bias, and return to the caller's dtype and layout."""
+    if params.scale is not None:
+        y = y * params.scale.astype(y.dtype)
+    if params.bias is not None:
+        y = y + params.bias.astype(y.dtype)
+    y = y.astype(dtype)
+    return jnp.moveaxis(y, -1, 1) if channels_first else y
+
+
+def _decay(old: jax.Array, now: jax.Array, momentum) -> jax.Array:
+    # momentum · old + (1 - momentum) · now, in the dtype of the state
+    momentum = jnp.asarray(momentum, old.dtype)
+    return momentum * old + (1 - momentum) * now.astype(old.dtype)

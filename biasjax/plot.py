@@ -1,0 +1,113 @@
+"""Figures of labelled results: DataArray -> Axes. Nothing here computes.
+
+Figures are made without pyplot, so they need no display and leak no state, and saved files are the same
+bytes for the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Okabe & Ito's colours, told apart by colour-blind readers too
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "font.size": 9,
+    "grid.alpha": 0.25,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.hashsalt": "biasjax",
+}
+
+
+def panels(titles: Sequence[str], *, columns: int = 2, size: tuple[float, float] = (4.6, 3.2)):
+    """Make a figure with a titled panel for each title.
+
+    Parameters
+    ----------
+    titles
+        Panel titles.
+    columns
+        Panels in a row.
+    size
+        Width and height of a panel in inches.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+    axes : list of matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> figure, axes = panels(["loss", "accuracy"])
+    >>> len(axes)
+    2
+    """
+    rows = -(-len(titles) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, title in zip(grid, titles, strict=False):
+        ax.set_title(title, loc="left")
+    for ax in grid[len(titles) :]:
+        ax.remove()
+    return figure, list(grid[: len(titles)])
+
+
+def line(ax: Any, y: xr.DataArray, x: str, *, over: str | None = None, **style: Any) -> None:
+    """Draw one line over a coordinate, with a band from least to greatest over another dimension.
+
+    Parameters
+    ----------
+    ax
+        Axes to draw on.
+    y
+        One-dimensional, or two-dimensional with ``over``.
+    x
+        Name of the coordinate along the line.
+    over
+        Dimension to draw as a band around its mean, e.g. "seed".
+    **style
+        Passed to ``ax.plot``.
+    """
+    mean = y if over is None else y.mean(over)
+    (drawn,) = ax.plot(mean[x].values, mean.values, **style)
+    if over is not None:
+        band = (y.min(over).values, y.max(over).values)
+        ax.fill_between(mean[x].values, *band, color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
+def save(figure: Figure, path: str | Path) -> list[Path]:
+    """Write a figure as PNG and SVG, without dates, so that the same data give the same bytes.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    path
+        File name without ending.
+
+    Returns
+    -------
+    list of Path
+        The two files.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    with mpl.rc_context(_STYLE):
+        figure.savefig(files[0], dpi=150)
+        figure.savefig(files[1], metadata={"Date": None})
+    return files
