@@ -223,9 +223,8 @@ def audit_biases(
     model = probe.model(fn, params, *args, is_bias=is_bias)
     plan = probe.Draws(seed, randomize, vary_inputs)
     with jax.enable_x64(True):
-        samples = _samples(model, plan, draws, joint_limit if joint else 0)
         changes = sensitivity.shifted_changes(model.outputs)
-        dead = _dead(model, plan, samples, changes)
+        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, changes)
         whole = [np.eye(len(basis)) for basis in dead]
         evidence = probe.finite_shifts(model, plan, whole, changes, 0)
         found = _joint(model, samples, dead, joint_limit) if joint else None
@@ -246,29 +245,44 @@ def audit_biases(
     return BiasAudit(tuple(findings), found is None or found.exact)
 
 
-def _samples(model, plan, draws: int, joint_limit: int) -> list[probe.Sample]:
+# Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
+_MOST_DRAWS = 64
+
+
+def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
+    """Jacobian rows, and the dead directions that they and finite shifts leave; more draws while these disagree."""
     sizes = [place.stop - place.start for place in model.biases.slices]
-    alone = -(-(max(sizes) + 32) // draws) + 8
+    alone = -(-(max(sizes) + 32) // draws)
     limit = max(joint_limit, max(sizes)) if joint_limit else 0
     together = min(sum(sizes), limit) + 32 if joint_limit else 0
     first = _joint_draws(sizes, draws)
     sample = probe.sampler(model, plan)
-    return [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+    samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+    while True:
+        dead = probe.dead_directions(model, samples)
+        doubtful = _doubtful(model, plan, dead, changes)
+        ranks_now = [basis.shape[1] for basis in dead]
+        if not doubtful or len(samples) >= _MOST_DRAWS:
+            break
+        more = range(len(samples), min(2 * len(samples), _MOST_DRAWS))
+        samples += [sample(w, 1) for w in more]
+        dead = probe.dead_directions(model, samples)
+        if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
+            break
+    for b in doubtful:
+        if dead[b].shape[1]:
+            dead[b] = probe.survivors(model, plan, b, dead[b], changes)
+    return samples, dead
+
+
+def _doubtful(model, plan, dead, changes) -> list[int]:
+    """Biases that a finite shift along a dead direction brings to life."""
+    shifted = [probe.finite_shifts(model, plan, dead, changes, weights) for weights in (0, 1)]
+    return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
 def _joint_draws(sizes: Sequence[int], draws: int) -> int:
     return draws if sum(sizes) <= 512 else min(draws, 2)
-
-
-def _dead(model, plan, samples, changes) -> list[np.ndarray]:
-    """Dead directions by derivative, less those that a finite shift brings to life."""
-    dead = probe.dead_directions(model, samples)
-    for weights in range(min(2, len(samples))):
-        shifted = probe.finite_shifts(model, plan, dead, changes, weights)
-        for b, shift in enumerate(shifted):
-            if shift.alive:
-                dead[b] = probe.survivors(model, plan, b, dead[b], changes)
-    return dead
 
 
 class _Joint(NamedTuple):
@@ -343,7 +357,9 @@ def _absorbers(sample, slices, order, b: int, target: int, names) -> tuple[str, 
 
 def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
     """Equations at which a random dead shift, large or small, comes to nothing."""
-    asked = [b for b, basis in enumerate(dead) if basis.shape[1] and model.program.used[model.biases.indices[b]]]
+    asked = [
+        b for b, basis in enumerate(dead) if basis.shape[1] and model.program.used[model.biases.indices[b]]
+    ]
     places: list[tuple[deaths.Death, ...]] = [()] * len(dead)
     if not asked:
         return places
@@ -414,8 +430,91 @@ def _plain(f: Finding) -> dict:
 def _columns(cells: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in cells
     ]
     rule = "-" * min(max(len(line.rstrip()) for line in lines), 100)
     return "\n".join([lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:]), rule])
+
+
+class ModesAudit(NamedTuple):
+    """The same biases in training and in evaluation."""
+
+    train: BiasAudit
+    eval: BiasAudit
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Paths of the biases whose verdicts differ."""
+        pairs = zip(self.train.findings, self.eval.findings, strict=True)
+        return tuple(a.path for a, b in pairs if a.verdict != b.verdict)
+
+    def table(self) -> str:
+        """Both modes side by side, a star where they differ."""
+        cells = [("bias", "size", "training", "rank", "evaluation", "rank", "")]
+        for a, b in zip(self.train.findings, self.eval.findings, strict=True):
+            star = "*" if a.verdict != b.verdict else ""
+            cells.append((a.path, str(a.size), a.verdict, str(a.rank), b.verdict, str(b.rank), star))
+        return "\n".join([_columns(cells, right=(1, 3, 5)), self.summary()])
+
+    def summary(self) -> str:
+        """Counts in both modes."""
+        return f"{self.train.summary('training')} {self.eval.summary('evaluation')}"
+
+    def to_dict(self) -> dict:
+        """Both audits as plain Python values."""
+        return {"train": self.train.to_dict(), "eval": self.eval.to_dict(), "differing": list(self.differing)}
+
+    def check(self, *verdicts: str) -> None:
+        """Raise `AssertionError` if a bias has one of the verdicts in training; see `BiasAudit.check`."""
+        self.train.check(*verdicts)
+
+
+def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options: Any) -> ModesAudit:
+    """Audit a model in training and in evaluation.
+
+    Parameters
+    ----------
+    apply
+        ``apply(params, state, *args, train) -> (y, state)``; only y counts, so what a bias does to running
+        statistics is not an effect of the training pass. `biasjax.adapters` make it.
+    params, state, args
+        Its arguments. Random keys in the state are drawn like those in the arguments; the rest of it stays.
+    options
+        Those of `audit_biases`.
+
+    Returns
+    -------
+    ModesAudit
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from biasjax import norms
+    >>> def apply(params, state, x, *, train):
+    ...     return norms.batch_norm(norms.Norm(), state, x + params["bias"], train=train)
+    >>> params, state = {"bias": jnp.zeros(2)}, norms.batch_stats_init(2)
+    >>> modes = audit_modes(apply, params, state, jnp.arange(8.0).reshape(4, 2))
+    >>> modes.train["bias"].verdict, modes.eval["bias"].verdict, modes.differing
+    ('cancelled', 'needed', ('bias',))
+    """
+    leaves, structure = jax.tree.flatten(state)
+    keys = {str(i): leaf for i, leaf in enumerate(leaves) if _is_key(leaf)}
+
+    def run(train: bool) -> BiasAudit:
+        def fn(params, keys, *args):
+            whole = [keys.get(str(i), leaf) for i, leaf in enumerate(leaves)]
+            return apply(params, jax.tree.unflatten(structure, whole), *args, train=train)[0]
+
+        return audit_biases(fn, params, keys, *args, **options)
+
+    return ModesAudit(run(True), run(False))
+
+
+def _is_key(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return False
+    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,))

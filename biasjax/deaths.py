@@ -90,9 +90,7 @@ def find(
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     run = jax.jit(lambda copies: jax.lax.map(jax.vmap(measured), copies), compiler_options=options)
     found = jax.tree.map(np.asarray, run(list(shifted)))
-    return [
-        _deaths(scopes, [_Measured(m.step[i], m.size[i]) for m in found]) for i in range(len(shifted[0]))
-    ]
+    return [_deaths(scopes, [_Measured(m.step[i], m.size[i]) for m in found]) for i in range(len(shifted[0]))]
 
 
 def _deaths(scopes: Sequence[Sequence[_Met]], found: Sequence[_Measured]) -> tuple[Death, ...]:

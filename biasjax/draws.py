@@ -14,6 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+# A few dozen units in the last place
+NUDGE = 1e-14
+
 Varies = bool | Callable[[str, Any], bool]
 
 
@@ -106,7 +109,7 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     return parameter(rng, leaf)
 
 
-def nudge(rng: np.random.Generator, leaf: Any, relative: float = 1e-14) -> Any:
+def nudge(rng: np.random.Generator, leaf: Any, relative: float = NUDGE) -> Any:
     """Move every float by a few units in the last place: what this changes is round-off."""
     if leaf.dtype not in (np.float64, np.complex128):
         return leaf

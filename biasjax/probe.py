@@ -19,7 +19,7 @@ _SPARE = 32
 # Cotangents per call; more inputs serve a rank better than more rows at one input.
 _ROWS = 64
 # Sizes of finite shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
-_SHIFTS = (1e-2, 1.0, 1e2)
+_SHIFTS = (1e-2, 1.0, -1e2)
 _ALIVE = 50.0
 
 
@@ -162,8 +162,9 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
     """
     size = min(m.width, _ROWS)
 
-    def call(rows, leaves, rng):
-        u = np.eye(m.width) if size == m.width else rng.standard_normal((size, m.width))
+    def call(rows, leaves, rng, relative=0.0):
+        u = rng.standard_normal((size, m.width))
+        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
         return np.asarray(rows(m.biases.gather(leaves), leaves, u))
 
     def first_mode():
@@ -184,19 +185,22 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
 
     def sample(weights: int, wanted: int) -> Sample:
         rng = np.random.default_rng([d.seed, 2, weights])
-        calls = -(-(min(wanted, m.width) if fixed else wanted) // size)
-        blocks = [call(rows, point(m, d, weights, i), rng) for i in range(calls)]
+        # Where inputs cannot vary, more rows than outputs say nothing new
+        calls = max(1, -(-(min(wanted, m.width) if fixed else wanted) // size))
         state = rng.bit_generator.state
-        base = point(m, d, weights, 0)
-        pair = []
-        for leaves in (base, [draws.nudge(rng, leaf) for leaf in base]):
-            again = np.random.default_rng(0)
-            pair.append(call(rows, leaves, again))
+        blocks = [call(rows, point(m, d, weights, i), rng) for i in range(calls)]
         rng.bit_generator.state = state
-        unit = _rms(pair[0]) or 1.0
-        noises = [_rms(pair[1][:, s] - pair[0][:, s]) / unit for s in m.biases.slices]
+        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in point(m, d, weights, 0)]
+        unit = _rms(blocks[0]) or 1.0
+        noise = call(rows, nudged, rng, draws.NUDGE) - blocks[0]
         blocks = [block / (_rms(block) or 1.0) for block in blocks if np.isfinite(block).all()]
-        return Sample(np.concatenate([*blocks, np.zeros((0, pair[0].shape[1]))]), np.array(noises))
+        if not blocks:
+            return Sample(np.zeros((0, noise.shape[1])), np.ones(len(m.biases.slices)))
+        # Outputs have size one, so that no float64 function resolves a derivative below eps
+        noises = (
+            np.array([max(_rms(noise[:, place]), np.finfo(float).eps) for place in m.biases.slices]) / unit
+        )
+        return Sample(np.concatenate(blocks), np.where(np.isfinite(noises), noises, 1.0))
 
     return sample
 
@@ -237,8 +241,10 @@ class Shifted(NamedTuple):
         return self.change > _ALIVE * self.noise
 
 
-def finite_shifts(m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int) -> list[Shifted]:
-    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`, ±."""
+def finite_shifts(
+    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int
+) -> list[Shifted]:
+    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`."""
     rng = np.random.default_rng([d.seed, 3, weights])
     leaves = point(m, d, weights, 1)
     moved = [draws.nudge(rng, leaf) for leaf in leaves]
@@ -249,8 +255,8 @@ def finite_shifts(m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Call
             continue
         direction = basis @ rng.standard_normal(basis.shape[1])
         direction *= _size(leaves[i]) / max(_rms(direction), 1e-300)
-        shifts = np.zeros((2 * len(_SHIFTS), m.biases.slices[-1].stop))
-        shifts[:, place] = np.outer([sign * s for s in _SHIFTS for sign in (1, -1)], direction)
+        shifts = np.zeros((len(_SHIFTS), m.biases.slices[-1].stop))
+        shifts[:, place] = np.outer(_SHIFTS, direction)
         exact, nudged = (np.asarray(changes(m.biases.gather(x), x, shifts)) for x in (leaves, moved))
         found.append(_against_noise(exact, nudged))
     return found

@@ -35,7 +35,7 @@ def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
 
     Examples
     --------
-    >>> null_basis(np.array([[1.0, -1.0], [2.0, -2.0]]), noise=1e-15).round(3).ravel() ** 2
+    >>> (null_basis(np.array([[1.0, -1.0], [2.0, -2.0]]), noise=1e-15).ravel() ** 2).round(3)
     array([0.5, 0.5])
     """
     k, n = rows.shape
@@ -75,10 +75,14 @@ class Reproducible(NamedTuple):
 
 
 def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Rows with every block of unit size, and the noise level that then holds for all."""
-    sizes = [np.sqrt(np.mean(rows[:, block] ** 2)) for block in blocks]
-    noise = max(noise / size for noise, size in zip(noises, sizes, strict=True))
-    return np.concatenate([rows[:, b] / s for b, s in zip(blocks, sizes, strict=True)], axis=1), noise
+    """Rows with every block of unit size (or zero, where it is noise), and the noise level that holds for all."""
+    parts, worst = [], 0.0
+    for block, noise in zip(blocks, noises, strict=True):
+        size = np.sqrt(np.mean(rows[:, block] ** 2))
+        dead = size <= _MARGIN * noise
+        parts.append(rows[:, block] * (0.0 if dead else 1 / size))
+        worst = worst if dead else max(worst, noise / size)
+    return np.concatenate(parts, axis=1), worst
 
 
 def reproducible(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> list[Reproducible]:

@@ -31,7 +31,9 @@ class Biases(NamedTuple):
     def slices(self) -> list[slice]:
         """Place of each bias in the flat vector."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
-        return [slice(int(end - np.prod(shape)), int(end)) for end, shape in zip(ends, self.shapes, strict=True)]
+        return [
+            slice(int(end - np.prod(shape)), int(end)) for end, shape in zip(ends, self.shapes, strict=True)
+        ]
 
     def gather(self, leaves: Sequence) -> np.ndarray:
         """Flat vector of all biases."""
