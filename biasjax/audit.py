@@ -183,7 +183,7 @@ def audit_biases(
         Number of parameter draws (each with as many inputs as the ranks need).
     joint_limit
         Up to so many bias entries the joint analysis is exact. Beyond, it compares biases within overlapping
-        windows of so many entries, in the order of their first use: ``unique`` is then an upper bound, for what
+        windows of half as many, in the order of their first use: ``unique`` is then an upper bound, for what
         only biases of different windows could reproduce together is not seen.
 
     Returns
@@ -245,6 +245,8 @@ def audit_biases(
     return BiasAudit(tuple(findings), found is None or found.exact)
 
 
+# A wide layer before few outputs shows them a few directions at each draw of the parameters only.
+_MANY_DRAWS = 16
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
@@ -252,10 +254,12 @@ _MOST_DRAWS = 64
 def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
     """Jacobian rows, and the dead directions that they and finite shifts leave; more draws while these disagree."""
     sizes = [place.stop - place.start for place in model.biases.slices]
-    alone = -(-(max(sizes) + 32) // draws)
-    limit = max(joint_limit, max(sizes)) if joint_limit else 0
-    together = min(sum(sizes), limit) + 32 if joint_limit else 0
-    first = _joint_draws(sizes, draws)
+    rows = max(sizes) + 32
+    draws = max(draws, min(-(-rows // model.width), _MANY_DRAWS))
+    alone = -(-rows // draws)
+    exact = sum(sizes) <= joint_limit
+    together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64 if joint_limit else 0
+    first = _joint_draws(sizes)
     sample = probe.sampler(model, plan)
     samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
     while True:
@@ -281,8 +285,8 @@ def _doubtful(model, plan, dead, changes) -> list[int]:
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
-def _joint_draws(sizes: Sequence[int], draws: int) -> int:
-    return draws if sum(sizes) <= 512 else min(draws, 2)
+def _joint_draws(sizes: Sequence[int]) -> int:
+    return 4 if sum(sizes) <= 512 else 2
 
 
 class _Joint(NamedTuple):
@@ -297,25 +301,25 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
     sizes = [place.stop - place.start for place in slices]
     rank = [basis.shape[0] - basis.shape[1] for basis in dead]
     order = [b for b in _use_order(model) if rank[b]]
-    unique, absorbed = list(rank), [0] * len(rank)
-    runs = ranks.windows([sizes[b] for b in order], limit) if order else []
-    samples = samples[: _joint_draws(sizes, len(samples))]
+    unique, absorbers = list(rank), [()] * len(rank)
+    exact = sum(sizes[b] for b in order) <= limit
+    # A factorisation costs the cube of its size: windows are smaller than what is affordable once
+    runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
+    samples = samples[: _joint_draws(sizes)]
     for run in runs:
         members = [order[i] for i in run]
+        blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
         per_draw = [
-            ranks.reproducible(s.rows, [slices[b] for b in members], [s.noises[b] for b in members])
+            ranks.reproducible(s.rows[: total + 64], blocks, s.noises[members], who=s is samples[0])
             for s in samples
         ]
         for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
-            if any(part.absorbed for part in parts):
-                unique[b] = min(unique[b], ranks.common_rank([part.rest for part in parts]))
-                absorbed[b] = max(absorbed[b], parts[0].absorbed)
-    absorbers = [
-        _absorbers(samples[0], slices, order, b, absorbed[b], model.names) if absorbed[b] else ()
-        for b in range(len(sizes))
-    ]
-    return _Joint(unique, absorbers, len(runs) <= 1)
+            rest = ranks.common_rank([part.rest for part in parts])
+            if any(part.absorbed for part in parts) and rest < unique[b]:
+                unique[b] = rest
+                absorbers[b] = tuple(model.names[members[i]] for i in parts[0].by)
+    return _Joint(unique, absorbers, exact)
 
 
 def _use_order(model) -> list[int]:
@@ -328,31 +332,6 @@ def _use_order(model) -> list[int]:
                 first.setdefault(atom, i)
     at = [first.get(jaxpr.invars[i], len(jaxpr.eqns)) for i in model.biases.indices]
     return sorted(range(len(at)), key=at.__getitem__)
-
-
-def _absorbers(sample, slices, order, b: int, target: int, names) -> tuple[str, ...]:
-    """Smallest set found of biases near b that reproduces as much of it as all do."""
-    place = order.index(b)
-    near = [*order[place + 1 : place + 9], *reversed(order[max(0, place - 4) : place])]
-
-    def enough(others: Sequence[int]) -> bool:
-        members = [b, *others]
-        blocks = [slices[i] for i in members]
-        k = sum(block.stop - block.start for block in blocks) + 32
-        part = ranks.reproducible(sample.rows[-k:], blocks, [sample.noises[i] for i in members])[0]
-        return part.absorbed >= target
-
-    for one in near:
-        if enough([one]):
-            return (names[one],)
-    for count in range(2, len(near) + 1):
-        chosen = near[:count]
-        if enough(chosen):
-            for one in list(chosen):
-                rest = [c for c in chosen if c != one]
-                chosen = rest if rest and enough(rest) else chosen
-            return tuple(names[i] for i in chosen)
-    return ()
 
 
 def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:

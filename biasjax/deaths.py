@@ -16,6 +16,8 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
+# The same entries in another shape: measured once.
+_LAYOUT = {"reshape", "broadcast_in_dim", "squeeze", "transpose", "rev"}
 # Inputs differ above the first, outputs are equal below the second (relative); float64 round-off is 1e-16.
 _DIFFER, _EQUAL = 1e-7, 1e-10
 
@@ -48,7 +50,7 @@ class _Met(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Largest change of each value of a scope, and its size: (..., values), leading axes are loops."""
+    """Largest change of each value of a scope, and size of what changes: (..., values), leading axes are loops."""
 
     step: Any
     size: Any
@@ -118,6 +120,14 @@ def _compare(jaxpr, consts, base: Sequence, moved: Sequence, scopes: list):
     given = zip([*consts, *base], [*consts, *moved], strict=True)
     env: dict = dict(zip([*jaxpr.constvars, *jaxpr.invars], given, strict=True))
     number: dict = {}
+    values: list = []
+
+    def measured(v) -> int:
+        if v not in number:
+            number[v] = len(values)
+            values.append(v)
+        return number[v]
+
     scope: list[_Met] = []
     found: list[_Measured] = []
 
@@ -133,13 +143,17 @@ def _compare(jaxpr, consts, base: Sequence, moved: Sequence, scopes: list):
         else:
             a_out = _bind(eqn, a)
             b_out = _bind(eqn, b) if differing else a_out
-            ids = [[number.setdefault(v, len(number)) for v in vs] for vs in (differing, eqn.outvars)]
+            if differing and eqn.primitive.name in _LAYOUT:
+                number[eqn.outvars[0]] = measured(differing[0])
+                env[eqn.outvars[0]] = (a_out[0], b_out[0])
+                continue
+            ids = [[measured(v) for v in vs] for vs in (differing, eqn.outvars)]
             if differing:
                 scope.append(_met(eqn, *ids))
         env.update(zip(eqn.outvars, zip(a_out, b_out, strict=True), strict=True))
     scopes.append(scope)
     outs = [read(atom) for atom in jaxpr.outvars]
-    found.append(_measure([env[v] for v in number]))
+    found.append(_measure([env[v] for v in values]))
     return [a for a, _ in outs], [b for _, b in outs], found
 
 
@@ -151,13 +165,15 @@ def _measure(pairs: Sequence[tuple]) -> _Measured:
         key = (a.shape, a.dtype) if a is not b and a.size else None
         groups.setdefault(key, []).append(i)
     still = groups.pop(None, [])
-    steps, sizes = [jnp.zeros(len(still), float)], [jnp.ones(len(still), float)]
+    steps, sizes = [jnp.zeros(len(still), float)], [jnp.zeros(len(still), float)]
     for members in groups.values():
         # The barrier keeps the compiler from computing the values again inside the reduction
         held = jax.lax.optimization_barrier([pairs[i] for i in members])
         a, b = (jnp.stack([pair[side] for pair in held]).reshape(len(members), -1) for side in (0, 1))
-        steps.append(jnp.where(a == b, 0.0, jnp.abs(a - b)).max(1))  # equal infinities are equal
-        sizes.append(jnp.where(jnp.isfinite(a), jnp.abs(a), 0.0).max(1))
+        # Of the entries that differ: a mask's 1e38 is not the size of the scores beside it
+        differ = a != b
+        steps.append(jnp.where(differ, jnp.abs(a - b), 0.0).max(1))
+        sizes.append(jnp.where(differ & jnp.isfinite(a), jnp.abs(a), 0.0).max(1))
     order = np.argsort(np.array([*still, *(i for members in groups.values() for i in members)], int))
     return _Measured(jnp.concatenate(steps)[order], jnp.concatenate(sizes)[order])
 

@@ -18,6 +18,8 @@ from biasjax.double import Program, program
 _SPARE = 32
 # Cotangents per call; more inputs serve a rank better than more rows at one input.
 _ROWS = 64
+# Parameter draws at which round-off is measured; the worst of these stands for the others.
+_NOISES = 4
 # Sizes of finite shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
 _SHIFTS = (1e-2, 1.0, -1e2)
 _ALIVE = 50.0
@@ -129,25 +131,37 @@ def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
     return scales, sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
 
 
-def point(m: Model, d: Draws, weights: int, inputs: int) -> list:
-    """Leaves at one draw of parameters and one of inputs.
+def weights_at(m: Model, d: Draws, draw: int) -> list:
+    """Parameters of one draw.
 
-    Draw 0 has the given inputs and, unless randomised, the given parameters. From draw 1 on biases are also
-    moved by up to several times their size, so that no unit is dead at all draws.
+    Draw 0 has the given parameters unless they are randomised. From draw 1 on biases are also moved by up to
+    several times their size, so that no unit is dead at all draws.
     """
-    rng = np.random.default_rng([d.seed, 0, weights])
-    leaves = list(m.leaves)
-    for i in range(m.parameters):
-        if draws.varies(d.randomize, m.paths[i], leaves[i]):
-            leaves[i] = draws.parameter(rng, leaves[i])
-    move = (0.0, 0.3, 1.0, 3.0)[weights % 4]
+    rng = np.random.default_rng([d.seed, 0, draw])
+    leaves = list(m.leaves[: m.parameters])
+    for i, leaf in enumerate(leaves):
+        if draws.varies(d.randomize, m.paths[i], leaf):
+            leaves[i] = draws.parameter(rng, leaf)
+    move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
         leaves[i] = leaves[i] + move * _size(leaves[i]) * rng.standard_normal(leaves[i].shape)
-    rng = np.random.default_rng([d.seed, 1, weights, inputs])
-    for i in range(m.parameters, len(leaves)):
-        if (weights or inputs) and draws.varies(d.vary_inputs, m.paths[i].removeprefix("args/"), leaves[i]):
-            leaves[i] = draws.argument(rng, leaves[i])
     return leaves
+
+
+def inputs_at(m: Model, d: Draws, draw: int, index: int) -> list:
+    """Arguments of one draw; the very first are those given."""
+    rng = np.random.default_rng([d.seed, 1, draw, index])
+    leaves = list(m.leaves[m.parameters :])
+    for i, leaf in enumerate(leaves):
+        path = m.paths[m.parameters + i].removeprefix("args/")
+        if (draw or index) and draws.varies(d.vary_inputs, path, leaf):
+            leaves[i] = draws.argument(rng, leaf)
+    return leaves
+
+
+def point(m: Model, d: Draws, draw: int, index: int) -> list:
+    """Leaves at one draw of parameters and one of inputs."""
+    return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
 
 
 def _size(bias: np.ndarray) -> float:
@@ -162,16 +176,17 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
     """
     size = min(m.width, _ROWS)
 
-    def call(rows, leaves, rng, relative=0.0):
+    def call(rows, flat, leaves, rng, relative=0.0):
         u = rng.standard_normal((size, m.width))
         u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-        return np.asarray(rows(m.biases.gather(leaves), leaves, u))
+        return np.asarray(rows(flat, leaves, u))
 
     def first_mode():
+        start = point(m, d, 0, 0)
         for mode in ("reverse", "forward", "difference"):
             rows = sensitivity.jacobian_rows(m.outputs, mode)
             try:
-                found = call(rows, point(m, d, 0, 0), np.random.default_rng(0))
+                found = call(rows, m.biases.gather(start), start, np.random.default_rng(0))
             except Exception:
                 if mode == "difference":
                     raise
@@ -183,30 +198,40 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
     rows = first_mode()
     fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
 
+    known: list[np.ndarray] = []
+
     def sample(weights: int, wanted: int) -> Sample:
         rng = np.random.default_rng([d.seed, 2, weights])
         # Where inputs cannot vary, more rows than outputs say nothing new
         calls = max(1, -(-(min(wanted, m.width) if fixed else wanted) // size))
         state = rng.bit_generator.state
-        blocks = [call(rows, point(m, d, weights, i), rng) for i in range(calls)]
-        rng.bit_generator.state = state
-        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in point(m, d, weights, 0)]
-        unit = _rms(blocks[0]) or 1.0
-        noise = call(rows, nudged, rng, draws.NUDGE) - blocks[0]
+        drawn = weights_at(m, d, weights)
+        flat = m.biases.gather(drawn)
+        drawn = jax.device_put(drawn)
+        blocks = [call(rows, flat, [*drawn, *inputs_at(m, d, weights, i)], rng) for i in range(calls)]
         blocks = [block / (_rms(block) or 1.0) for block in blocks if np.isfinite(block).all()]
-        if not blocks:
-            return Sample(np.zeros((0, noise.shape[1])), np.ones(len(m.biases.slices)))
+        if len(known) < _NOISES:
+            rng.bit_generator.state = state
+            known.append(noise(weights, rng))
+        stacked = np.concatenate(blocks) if blocks else np.zeros((0, flat.size))
+        return Sample(stacked, known[weights] if weights < len(known) else np.max(known, 0))
+
+    def noise(weights: int, rng: np.random.Generator) -> np.ndarray:
+        leaves = point(m, d, weights, 0)
+        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in leaves]
+        state = rng.bit_generator.state
+        found = call(rows, m.biases.gather(leaves), leaves, rng)
+        rng.bit_generator.state = state
+        moved = call(rows, m.biases.gather(nudged), nudged, rng, draws.NUDGE) - found
         # Outputs have size one, so that no float64 function resolves a derivative below eps
-        noises = (
-            np.array([max(_rms(noise[:, place]), np.finfo(float).eps) for place in m.biases.slices]) / unit
-        )
-        return Sample(np.concatenate(blocks), np.where(np.isfinite(noises), noises, 1.0))
+        noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), 1.0)
 
     return sample
 
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:
-    leaves = point(m, d, 0, draw)[m.parameters :]
+    leaves = inputs_at(m, d, 0, draw)
     keys = [jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
     return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
 
@@ -224,7 +249,8 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             dead.append(np.eye(size))
             continue
         # In units of each draw's own round-off
-        rows = [s.rows[:, place] / max(s.noises[b], 1e-16 * _rms(s.rows[:, place]), 1e-300) for s in samples]
+        share = -(-2 * (size + _SPARE) // len(samples))
+        rows = [ranks.spread(s.rows, share)[:, place] / s.noises[b] for s in samples]
         dead.append(ranks.null_basis(np.concatenate(rows)))
     return dead
 

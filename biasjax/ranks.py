@@ -15,8 +15,8 @@ import scipy.linalg
 
 # A random k x n matrix of unit noise has norm sqrt(k) + sqrt(n); this many times it is no longer noise.
 _MARGIN = 50.0
-# Two subspaces share a direction when the sine between them is below this (round-off gives 1e-8 or less).
-_SHARED = 1e-4
+# A unit null vector involves a bias when the part of it there is longer than this (round-off gives 1e-8).
+_SHARED = 1e-6
 
 
 def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
@@ -68,10 +68,13 @@ class Reproducible(NamedTuple):
         Orthonormal basis (n, unique) of the complement of the reproducible directions.
     absorbed
         Number of directions that change the output and that the others reproduce.
+    by
+        Which of the others suffice for that, none of them to spare; empty if not asked for.
     """
 
     rest: np.ndarray
     absorbed: int
+    by: tuple[int, ...]
 
 
 def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> tuple[np.ndarray, float]:
@@ -85,7 +88,9 @@ def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -
     return np.concatenate(parts, axis=1), worst
 
 
-def reproducible(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> list[Reproducible]:
+def reproducible(
+    rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float], who: bool = False
+) -> list[Reproducible]:
     """For each bias, what the others can reproduce of it.
 
     With all biases' Jacobian J = [J_1 ... J_n], a shift v of bias i is reproducible when J_i v = sum_j J_j w_j
@@ -97,9 +102,11 @@ def reproducible(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[flo
     rows
         Jacobian rows (k, entries), k well above the number of entries in ``blocks``.
     blocks
-        Place of each bias, none of them dead.
+        Place of each bias, in the order of use.
     noises
         Round-off of an entry in each block.
+    who
+        Whether to find ``by``.
 
     Returns
     -------
@@ -107,16 +114,48 @@ def reproducible(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[flo
     """
     joint, noise = scaled(rows, blocks, noises)
     null = null_basis(joint, noise)
-    found, start = [], 0
-    for block, own_noise in zip(blocks, noises, strict=True):
-        n = block.stop - block.start
-        part = null[start : start + n]
-        squares, directions = np.linalg.eigh(part @ part.T)  # ascending
+    sizes = [block.stop - block.start for block in blocks]
+    parts = np.split(null, np.cumsum(sizes)[:-1])
+    found = []
+    for i, (block, n) in enumerate(zip(blocks, sizes, strict=True)):
+        squares, directions = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
         unique = int((squares <= _SHARED**2).sum())
-        alone = n - rank(rows[:, block], own_noise) if unique < n else 0
-        found.append(Reproducible(directions[:, :unique], n - unique - alone))
-        start += n
+        alone = n - rank(spread(rows, 2 * n + 64)[:, block], noises[i]) if unique < n else 0
+        absorbed = n - unique - alone
+        found.append(Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ()))
     return found
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """About ``count`` of the rows, from all parts of the matrix."""
+    return rows[:: max(1, len(rows) // count)]
+
+
+def _by(parts: Sequence[np.ndarray], i: int) -> tuple[int, ...]:
+    """Biases that suffice for what all reproduce of bias i: leave out whom one can, the farthest first.
+
+    A shift of the others without bias j is a null vector whose block j is zero.
+    """
+    wanted = _dimension(parts[i])
+    members = sorted((j for j in range(len(parts)) if j != i), key=lambda j: (abs(j - i), j < i))
+    gone: set[int] = set()
+    for group in (members[6:], *([j] for j in reversed(members))):
+        if not group or gone.issuperset(group):
+            continue
+        free = _null(np.concatenate([parts[j] for j in group]))
+        if free.shape[1] and _dimension(parts[i] @ free) == wanted:
+            parts = [part @ free for part in parts]
+            gone.update(group)
+    return tuple(j for j in range(len(parts)) if j != i and j not in gone)
+
+
+def _dimension(part: np.ndarray) -> int:
+    return int((np.linalg.eigvalsh(part @ part.T) > _SHARED**2).sum())
+
+
+def _null(matrix: np.ndarray) -> np.ndarray:
+    squares, directions = np.linalg.eigh(matrix.T @ matrix)
+    return directions[:, squares <= _SHARED**2]
 
 
 def common_rank(subspaces: Sequence[np.ndarray]) -> int:
