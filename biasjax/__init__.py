@@ -14,6 +14,7 @@ _MODULES = (
     "deaths",
     "double",
     "draws",
+    "findings",
     "initializers",
     "linear",
     "network",

@@ -20,8 +20,8 @@ class Audit:
     """Tell what every bias of a model does; exit with status 1 if one has a verdict of --fail-on."""
 
     factory: tyro.conf.Positional[str]
-    """package.module:function; called without arguments, it returns (fn, params, *args), or (pure, *args) with a
-    `biasjax.adapters.Pure`, which has modes."""
+    """package.module:function; called without arguments, it returns (fn, params, *args), or (pure, *args)
+    with a `biasjax.adapters.Pure`, which has modes."""
     mode: Literal["train", "eval", "both"] = "both"
     """Of a Pure; a plain fn has none."""
     fail_on: tuple[str, ...] = ()

@@ -48,8 +48,8 @@ def from_linen(module: Any, variables: Any, *, mode: Mode = _train, rngs: Any = 
     variables
         From ``module.init``; "params" become the parameters, all other collections the state.
     mode
-        Keyword arguments of the call for ``train``; the default gives ``train=train``. For a module that takes
-        another name: ``lambda train: {"deterministic": not train}``; for one that takes none: ``lambda _: {}``.
+        Keyword arguments of the call for ``train``; the default gives ``train=train``. For a module with
+        another name ``lambda train: {"deterministic": not train}``, for one with none ``lambda _: {}``.
     rngs
         Keys by stream for training, e.g. ``{"dropout": jax.random.key(0)}``.
 
@@ -106,8 +106,8 @@ def from_equinox(model: Any, state: Any = None, *, call: Callable | None = None)
     state
         `equinox.nn.State` of a model that has one, e.g. from `equinox.nn.make_with_state`.
     call
-        ``call(model, state, *args) -> (y, state)``; the default maps the model over the first axis of all args, the
-        axis being named "batch".
+        ``call(model, state, *args) -> (y, state)``; the default maps the model over the first axis of all
+        args, named "batch".
 
     Returns
     -------

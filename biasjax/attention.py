@@ -26,7 +26,8 @@ class Attention(NamedTuple):
     Attributes
     ----------
     query, key, value, out
-        Linear layers (features, features), head h in columns h * depth to (h + 1) * depth; a bias may be None.
+        Linear layers (features, features), head h in columns h * depth to (h + 1) * depth; biases may be
+        None.
     query_norm, key_norm
         RMS norm over the depth of a head before scores are taken (query-key norm); None if absent.
     sink

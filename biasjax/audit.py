@@ -15,136 +15,9 @@ import numpy as np
 
 from biasjax import check, deaths, probe, ranks, sensitivity
 from biasjax.draws import Varies
-from biasjax.probe import Shifted
+from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 
-VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
-
-
-class Basis(NamedTuple):
-    """Directions of a bias that do nothing.
-
-    Attributes
-    ----------
-    name
-        "uniform" (all entries alike), "per group" (alike within consecutive groups), "entries" (some
-        entries), or "other".
-    vectors
-        Orthonormal, float64 (size, dimension), the bias flattened in C order.
-    """
-
-    name: str
-    vectors: np.ndarray
-
-
-class Finding(NamedTuple):
-    """What one bias leaf can do.
-
-    Attributes
-    ----------
-    path
-        Keys joined by "/".
-    size
-        Number of entries.
-    rank
-        Dimension of the shifts that change an output, at some draw.
-    unique
-        Dimension of the shifts that no shift of the other biases reproduces; None without ``joint``.
-    verdict
-        One of `VERDICTS`.
-    is_zero
-        Whether the given value is zero, apart from what the bias could do.
-    evidence
-        Largest relative output change under finite shifts of the whole bias, and the round-off level.
-    basis
-        The directions that do nothing if there are some but not all, else None.
-    absorbed_by
-        Paths of a smallest set of biases found that reproduces all that can be reproduced.
-    deaths
-        Equations at which the shifts that do nothing die, in program order.
-    """
-
-    path: str
-    size: int
-    rank: int
-    unique: int | None
-    verdict: str
-    is_zero: bool
-    evidence: Shifted
-    basis: Basis | None
-    absorbed_by: tuple[str, ...]
-    deaths: tuple[deaths.Death, ...]
-
-
-class BiasAudit(NamedTuple):
-    """Findings of one audit.
-
-    Attributes
-    ----------
-    findings
-        One per bias leaf, in tree order.
-    exact
-        Whether ``unique`` took all biases into account at once; otherwise it is an upper bound.
-    """
-
-    findings: tuple[Finding, ...]
-    exact: bool = True
-
-    def __getitem__(self, path: str) -> Finding:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Finding of one bias by its path."""
-        for finding in self.findings:
-            if finding.path == path:
-                return finding
-        known = ", ".join(f.path for f in self.findings)
-        raise KeyError(f"audit: expected one of {known}, got {path!r}. Give the path of a bias.")
-
-    def table(self) -> str:
-        """One line per bias: path, size, rank, unique, verdict, and why."""
-        cells = [("bias", "size", "rank", "unique", "verdict", "why")]
-        for f in self.findings:
-            unique = "-" if f.unique is None else str(f.unique)
-            cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, _why(f)))
-        return _columns(cells, right=(1, 2, 3)) + "\n" + self.summary()
-
-    def to_dict(self) -> dict:
-        """Findings as plain Python values, fit for JSON."""
-        return {"exact": self.exact, "findings": [_plain(finding) for finding in self.findings]}
-
-    def summary(self, mode: str = "") -> str:
-        """Count the biases, and the parameters in them, that do nothing."""
-        dead = [f for f in self.findings if f.rank == 0]
-        entries, total = sum(f.size - f.rank for f in self.findings), sum(f.size for f in self.findings)
-        where = f" in {mode}" if mode else ""
-        return (
-            f"{len(dead)} of {len(self.findings)} biases, {entries:,} of {total:,} parameters, "
-            f"do nothing{where}."
-        )
-
-    def check(self, *verdicts: str) -> None:
-        """Raise `AssertionError` with the table if any finding has one of the verdicts.
-
-        One line in your own tests: ``audit_biases(fn, params, x).check("cancelled")``.
-
-        Parameters
-        ----------
-        verdicts
-            Of `VERDICTS`; "cancelled" and "unused" if none is given.
-
-        Raises
-        ------
-        AssertionError
-            If a bias is found to be so.
-        ValueError
-            If a verdict is unknown.
-        """
-        wanted = verdicts or ("cancelled", "unused")
-        for verdict in wanted:
-            check.choice("verdict", verdict, VERDICTS)
-        found = [f.path for f in self.findings if f.verdict in wanted]
-        if found:
-            raise AssertionError(
-                f"expected no {' or '.join(wanted)} bias, got {len(found)}: {', '.join(found)}. "
-                f"Remove them (use_bias=False).\n{self.table()}"
-            )
+__all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes"]
 
 
 def audit_biases(
@@ -168,7 +41,7 @@ def audit_biases(
     params, args
         Pytrees of arrays. Floats are lifted to float64, also inside ``fn``; `jax_enable_x64` stays as it is.
     is_bias
-        Predicate on (path, leaf) or a mask like ``params``; by default leaves named bias, b, beta, offset, ...
+        Predicate on (path, leaf) or a mask like ``params``; by default leaves named bias, b, beta, offset.
     seed
         Of all draws.
     randomize
@@ -198,14 +71,14 @@ def audit_biases(
 
     Notes
     -----
-    A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along it,
-    small and large, move the output by no more than round-off. For piecewise analytic functions a zero
+    A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along
+    it, small and large, move the output by no more than round-off. For piecewise analytic functions a zero
     derivative at random points means, with probability one, no effect in the pieces visited.
 
     v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
-    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the tangents of
-    the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only, and b can be
-    moved while others make up for it. It is a local statement: where the others reach b through a saturating
+    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
+    tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
+    and b can be moved while others make up for it. It is a local statement: where the others reach b through a saturating
     function, they make up for no more than that function's range.
 
     Examples
@@ -233,8 +106,8 @@ def audit_biases(
     for b, i in enumerate(model.biases.indices):
         size, rank = len(dead[b]), len(dead[b]) - dead[b].shape[1]
         unique = None if found is None else min(found.unique[b], rank)
-        verdict = _verdict(model.program.used[i], size, rank, unique)
-        basis = Basis(_basis_name(dead[b]), dead[b]) if 0 < rank < size else None
+        verdict = verdict_of(model.program.used[i], size, rank, unique)
+        basis = Basis(basis_name(dead[b]), dead[b]) if 0 < rank < size else None
         absorbers = found.absorbers[b] if found else ()
         is_zero = bool((model.leaves[i] == 0).all())
         findings.append(
@@ -252,7 +125,7 @@ _MOST_DRAWS = 64
 
 
 def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
-    """Jacobian rows, and the dead directions that they and finite shifts leave; more draws while these disagree."""
+    """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
     sizes = [place.stop - place.start for place in model.biases.slices]
     rows = max(sizes) + 32
     draws = max(draws, min(-(-rows // model.width), _MANY_DRAWS))
@@ -359,98 +232,6 @@ def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
     return places
 
 
-def _verdict(used: bool, size: int, rank: int, unique: int | None) -> str:
-    if not used:
-        return "unused"
-    if rank == 0:
-        return "cancelled"
-    if unique == 0:
-        return "absorbable"
-    if rank < size:
-        return "partly cancelled"
-    return "partly absorbable" if unique is not None and unique < rank else "needed"
-
-
-def _basis_name(vectors: np.ndarray) -> str:
-    """Name of a subspace by its projector, which does not depend on the basis."""
-    n, k = vectors.shape
-    projector = vectors @ vectors.T
-    if n % k == 0:
-        group = np.arange(n) // (n // k)
-        alike = (group[:, None] == group) * (k / n)
-        if np.allclose(projector, alike, atol=1e-6):
-            return "uniform" if k == 1 else "per group"
-    entries = np.diag(projector).round()
-    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"
-
-
-def _why(f: Finding) -> str:
-    parts = []
-    if f.deaths:
-        module = f" in {f.deaths[0].module}" if f.deaths[0].module else ""
-        parts.append(f"dies at {f.deaths[0].primitive}{module}, {_short(f.deaths[0].where)}")
-    if f.basis:
-        parts.insert(0, f"{f.basis.name} ({f.size - f.rank})")
-    if f.absorbed_by:
-        parts.append("absorbed by " + ", ".join(f.absorbed_by))
-    return "; ".join(parts)
-
-
-def _short(where: str) -> str:
-    return "/".join(where.split("/")[-2:])
-
-
-def _plain(f: Finding) -> dict:
-    basis = None if f.basis is None else {"name": f.basis.name, "dimension": f.basis.vectors.shape[1]}
-    plain = f._asdict() | {"evidence": f.evidence._asdict(), "basis": basis}
-    return plain | {"absorbed_by": list(f.absorbed_by), "deaths": [death._asdict() for death in f.deaths]}
-
-
-def _columns(cells: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    rule = "-" * min(max(len(line.rstrip()) for line in lines), 100)
-    return "\n".join([lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:]), rule])
-
-
-class ModesAudit(NamedTuple):
-    """The same biases in training and in evaluation."""
-
-    train: BiasAudit
-    eval: BiasAudit
-
-    @property
-    def differing(self) -> tuple[str, ...]:
-        """Paths of the biases whose verdicts differ."""
-        pairs = zip(self.train.findings, self.eval.findings, strict=True)
-        return tuple(a.path for a, b in pairs if a.verdict != b.verdict)
-
-    def table(self) -> str:
-        """Both modes side by side, a star where they differ."""
-        cells = [("bias", "size", "training", "rank", "evaluation", "rank", "")]
-        for a, b in zip(self.train.findings, self.eval.findings, strict=True):
-            star = "*" if a.verdict != b.verdict else ""
-            cells.append((a.path, str(a.size), a.verdict, str(a.rank), b.verdict, str(b.rank), star))
-        return "\n".join([_columns(cells, right=(1, 3, 5)), self.summary()])
-
-    def summary(self) -> str:
-        """Counts in both modes."""
-        return f"{self.train.summary('training')} {self.eval.summary('evaluation')}"
-
-    def to_dict(self) -> dict:
-        """Both audits as plain Python values."""
-        return {"train": self.train.to_dict(), "eval": self.eval.to_dict(), "differing": list(self.differing)}
-
-    def check(self, *verdicts: str) -> None:
-        """Raise `AssertionError` if a bias has one of the verdicts in training; see `BiasAudit.check`."""
-        self.train.check(*verdicts)
-
-
 def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options: Any) -> ModesAudit:
     """Audit a model in training and in evaluation.
 
@@ -495,5 +276,5 @@ def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options:
 def _is_key(leaf: Any) -> bool:
     if not isinstance(leaf, jax.Array):
         return False
-    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,))

@@ -50,7 +50,7 @@ class _Met(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Largest change of each value of a scope, and size of what changes: (..., values), leading axes are loops."""
+    """Largest change of each value and size of what changes, (..., values); leading axes are loops."""
 
     step: Any
     size: Any
@@ -59,7 +59,7 @@ class _Measured(NamedTuple):
 def find(
     jaxpr: jex.ClosedJaxpr, leaves: Sequence, shifted: Sequence[np.ndarray], which: Sequence[int]
 ) -> list[tuple[Death, ...]]:
-    """Find the equations at which shifts die, in one compiled program.
+    r"""Find the equations at which shifts die, in one compiled program.
 
     Parameters
     ----------
@@ -105,18 +105,18 @@ def _deaths(scopes: Sequence[Sequence[_Met]], found: Sequence[_Measured]) -> tup
     return tuple(dict.fromkeys([m.place for m in hits if m.floating] or [m.place for m in hits]))
 
 
-def _died(met: _Met, step: np.ndarray, size: np.ndarray) -> bool:
+def _died(met: _Met, step: Any, size: Any) -> bool:
     ins, outs = list(met.ins), list(met.outs)
     differ = (step[..., ins] > _DIFFER * size[..., ins]).any(-1)
     # What is left of the difference of x + 3 and 3 has the round-off of 3, not of itself
     scale = np.maximum(size[..., outs], 1e-6 * step[..., ins].max(-1, keepdims=True))
-    equal = (step[..., outs] <= _EQUAL * scale).all(-1)
+    equal = np.all(step[..., outs] <= _EQUAL * scale, axis=-1)
     # In a loop: whenever it gets there
-    return bool(differ.any() and equal[differ].all())
+    return bool(np.any(differ) and np.all(equal | ~differ))
 
 
 def _compare(jaxpr, consts, base: Sequence, moved: Sequence, scopes: list):
-    """Run both copies; return their outputs and what is measured in each scope, naming these in ``scopes``."""
+    """Run both copies; return their outputs and what each scope measures, naming scopes in ``scopes``."""
     given = zip([*consts, *base], [*consts, *moved], strict=True)
     env: dict = dict(zip([*jaxpr.constvars, *jaxpr.invars], given, strict=True))
     number: dict = {}
@@ -180,7 +180,7 @@ def _measure(pairs: Sequence[tuple]) -> _Measured:
 
 def _plain(a: Any, b: Any) -> tuple:
     """The copies as numbers that can be subtracted."""
-    if a is b or jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended):
+    if a is b or jnp.issubdtype(a.dtype, jax.dtypes.extended):
         return a, a
     return (a, b) if jnp.issubdtype(a.dtype, jnp.inexact) else (a.astype(float), b.astype(float))
 
@@ -209,8 +209,8 @@ def _scan(eqn, a: Sequence, b: Sequence, scopes: list):
 
     def body(carry, xs):
         names.clear()
-        ins = [[*side[:n], *c, *x] for side, c, x in zip((a, b), carry, xs, strict=True)]
-        a_out, b_out, found = _compare(p["jaxpr"].jaxpr, p["jaxpr"].consts, *ins, names)
+        base, moved = [[*side[:n], *c, *x] for side, c, x in zip((a, b), carry, xs, strict=True)]
+        a_out, b_out, found = _compare(p["jaxpr"].jaxpr, p["jaxpr"].consts, base, moved, names)
         return (a_out[:k], b_out[:k]), (a_out[k:], b_out[k:], found)
 
     start, xs = [[list(side[i:j]) for side in (a, b)] for i, j in ((n, n + k), (n + k, None))]

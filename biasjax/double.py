@@ -148,7 +148,7 @@ def _same(a: jex.ClosedJaxpr, b: jex.ClosedJaxpr) -> bool:
     pairs = zip(a.consts, b.consts, strict=True)
     return all(
         x is y
-        or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        or jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         or np.array_equal(x, y, equal_nan=_is_inexact(x.dtype))
         for x, y in pairs
     )
@@ -263,7 +263,7 @@ def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation,
         strides = (1, *window_strides, 1)
         patches.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), strides))
     y = jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
-    return jnp.transpose(y, np.argsort((out[0], *out[2:], out[1])))
+    return jnp.transpose(y, [int(i) for i in np.argsort((out[0], *out[2:], out[1]))])
 
 
 def _in_own_precision(eqn, ins: list) -> list:

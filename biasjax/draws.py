@@ -22,11 +22,11 @@ Varies = bool | Callable[[str, Any], bool]
 
 def to_host(leaf: Any) -> Any:
     """Array on the host, floats in float64 (complex128); typed random keys stay as they are."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, np.complexfloating):
+    if jax.numpy.issubdtype(leaf.dtype, np.complexfloating):
         return np.asarray(leaf, np.complex128)
-    if jax.dtypes.issubdtype(leaf.dtype, np.floating):
+    if jax.numpy.issubdtype(leaf.dtype, np.floating):
         return np.asarray(leaf).astype(np.float64)
     return np.asarray(leaf)
 
@@ -91,9 +91,9 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     >>> argument(rng, np.array([0, 1, 1])), argument(rng, np.array([3, 7, 4])).min() >= 3
     (array([0, 1, 1]), np.True_)
     """
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         bits = rng.integers(0, 2**32, jax.random.key_data(leaf).shape, np.uint32)
-        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jax.numpy.asarray(bits), impl=jax.random.key_impl(leaf))
     if leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,):
         return rng.integers(0, 2**32, leaf.shape, np.uint32)
     if leaf.dtype == bool or not leaf.size or not np.isfinite(leaf).all():

@@ -232,7 +232,7 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:
     leaves = inputs_at(m, d, 0, draw)
-    keys = [jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    keys = [jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
     return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
 
 

@@ -8,7 +8,7 @@ tiny but real effect is alive and one whose gradient is pure round-off is dead, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -41,7 +41,8 @@ def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
     k, n = rows.shape
     if k == 0:
         return np.eye(n)
-    r, order = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
+    factors: Any = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
+    r, order = factors
     floor = max(noise, np.finfo(float).eps * np.abs(rows).max())
     pivots = np.abs(np.diag(r))
     rank = int((pivots > _MARGIN * (np.sqrt(k) + np.sqrt(n)) * floor).sum())
@@ -51,7 +52,8 @@ def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
     basis = np.empty((n, n - rank))
     basis[order[:rank]] = -scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:], check_finite=False)
     basis[order[rank:]] = np.eye(n - rank)
-    return scipy.linalg.qr(basis, mode="economic", check_finite=False)[0]
+    factors = scipy.linalg.qr(basis, mode="economic", check_finite=False)
+    return factors[0]
 
 
 def rank(rows: np.ndarray, noise: float = 1.0) -> int:
@@ -78,7 +80,7 @@ class Reproducible(NamedTuple):
 
 
 def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Rows with every block of unit size (or zero, where it is noise), and the noise level that holds for all."""
+    """Rows with every block of unit size (zero where it is noise), and the noise level of all."""
     parts, worst = [], 0.0
     for block, noise in zip(blocks, noises, strict=True):
         size = np.sqrt(np.mean(rows[:, block] ** 2))
@@ -93,8 +95,8 @@ def reproducible(
 ) -> list[Reproducible]:
     """For each bias, what the others can reproduce of it.
 
-    With all biases' Jacobian J = [J_1 ... J_n], a shift v of bias i is reproducible when J_i v = sum_j J_j w_j
-    for some shifts w of the others: exactly when (v, -w) is in the null space of J. So the reproducible
+    With all biases' Jacobian J = [J_1 ... J_n], a shift v of bias i is reproducible when J_i v = sum_j J_j
+    w_j for some shifts w of the others: exactly when (v, -w) is in the null space of J. So the reproducible
     shifts are block i of that null space, and one factorisation answers for every bias.
 
     Parameters
@@ -122,7 +124,9 @@ def reproducible(
         unique = int((squares <= _SHARED**2).sum())
         alone = n - rank(spread(rows, 2 * n + 64)[:, block], noises[i]) if unique < n else 0
         absorbed = n - unique - alone
-        found.append(Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ()))
+        found.append(
+            Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ())
+        )
     return found
 
 

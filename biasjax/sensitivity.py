@@ -97,9 +97,10 @@ def jacobian_rows(outputs: Callable, mode: str) -> Callable:
 def shifted_changes(outputs: Callable) -> Callable:
     """``changes(flat, leaves, shifts) -> f(flat + shift) - f(flat)``, a row per shift, compiled."""
 
-    @jax.jit
     def changes(flat, leaves, shifts):
         base = outputs(flat, leaves)
         return jax.lax.map(lambda shift: outputs(flat + shift, leaves) - base, shifts, batch_size=8)
 
-    return changes
+    # Compiling it costs more than the few dozen times it runs
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(changes, compiler_options=options)

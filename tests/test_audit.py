@@ -441,7 +441,7 @@ def test_cond_scan_and_while():
             return (z - z.mean(0)) / jnp.sqrt(z.var(0) + 1e-5), y
 
         y, _ = jax.lax.scan(layer, y, params["scan_bias"])
-        steps, y = jax.lax.while_loop(
+        _steps, y = jax.lax.while_loop(
             lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.tanh(c[1] + params["while_bias"])), (0, y)
         )
         return y + jax.lax.fori_loop(0, 2, lambda i, z: z * 0.5 + params["fori_bias"], y)
@@ -758,7 +758,7 @@ def test_a_function_that_keeps_tracers():
         kept.append(params["bias"])
         return centred(params, x) + kept[0]
 
-    with pytest.raises(ValueError, match="pure function|the same program whenever"):
+    with pytest.raises(ValueError, match=r"pure function|the same program whenever"):
         audit_biases(leaky, CENTRED, ROWS)
 
 
