@@ -78,8 +78,8 @@ def audit_biases(
     v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
     weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
     tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
-    and b can be moved while others make up for it. It is a local statement: where the others reach b through a saturating
-    function, they make up for no more than that function's range.
+    and b can be moved while others make up for it. It is a local statement: where the others reach b through
+    a saturating function, they make up for no more than that function's range.
 
     Examples
     --------

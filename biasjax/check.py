@@ -108,3 +108,14 @@ def same_size(what: str, expected: int, got: int, fix: str) -> None:
     """Raise unless two sizes agree."""
     if expected != got:
         fail(what, str(expected), got, fix)
+
+
+def accumulator(dtype: Any) -> Any:
+    """Dtype to accumulate statistics of ``dtype`` in: at least float32.
+
+    Examples
+    --------
+    >>> accumulator(jnp.bfloat16)
+    dtype('float32')
+    """
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)

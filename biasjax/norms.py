@@ -288,7 +288,7 @@ def _prepare(what: str, params: Norm, x: jax.Array, epsilon, channels_first: boo
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(check.accumulator(x.dtype))
 
 
 def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -72,7 +72,8 @@ class TrainState(NamedTuple):
     params, state, optimizer_state
         Parameters, running statistics, optax state.
     bias_gradient
-        ``(depth,)`` norm of the last gradient of each layer's bias, or None without biases.
+        ``(depth,)`` largest norm of the gradient of each layer's bias since the last report, or None
+        without biases.
     share
         ``(depth, width)`` share of each bias in the running mean that follows it: the running
         average, from 0, of the bias itself; None unless a batch norm follows directly.
@@ -98,8 +99,8 @@ class History(NamedTuple):
         ``(reports,)`` accuracy on the test set with its own batch statistics (the whole set as one batch)
         and with the running statistics; equal without batch norm.
     bias_gradient
-        ``(reports, depth)`` Euclidean norm of the gradient of each hidden bias at the last step (NaN
-        before the first), None without hidden biases. Likewise:
+        ``(reports, depth)`` largest Euclidean norm of the gradient of each hidden bias since the last
+        report; None without hidden biases. Likewise:
     bias_mean
         ``(reports, depth)`` mean of each hidden bias.
     bias_drift
@@ -232,11 +233,13 @@ def make_train(
             return train_state, losses.at[step].set(loss)
 
         def until_report(carry, bounds):
-            carry = jax.lax.fori_loop(bounds[0], bounds[1], update, carry)
+            train_state, losses = carry
+            train_state = train_state._replace(bias_gradient=start.bias_gradient)  # 0, the largest of none
+            carry = jax.lax.fori_loop(bounds[0], bounds[1], update, (train_state, losses))
             return carry, _report(network, data, hyperparams, start, carry[0])
 
         bounds = jnp.stack([jnp.array([0, *report_at[:-1]]), jnp.array(report_at)], 1)
-        carry = (start, jnp.zeros(steps, jnp.promote_types(data.train_x.dtype, jnp.float32)))
+        carry = (start, jnp.zeros(steps, check.accumulator(data.train_x.dtype)))
         (end, losses), reports = jax.lax.scan(until_report, carry, bounds)
         bad = ~jnp.isfinite(losses)
         diverged_at = jnp.where(bad.any(), jnp.argmax(bad), -1)
@@ -300,7 +303,7 @@ def _batch_order(key: jax.Array, examples: int, steps: int, batch_size: int) -> 
 
 def _start(network: Network, tx, params: Params, state: State) -> TrainState:
     biases, stats = hidden_biases(params), following_stats(network, state)
-    gradient = None if biases is None else jnp.full(network.depth, jnp.nan, biases.dtype)
+    gradient = None if biases is None else jnp.zeros(network.depth, biases.dtype)
     share = None if biases is None or stats is None else jnp.zeros_like(biases)
     return TrainState(params, state, tx.init(params), gradient, share)
 
@@ -321,15 +324,15 @@ def _update(
 
     def loss_fn(params):
         logits, state = _apply(network, hyperparams, params, old.state, x, train=True)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = logits.astype(check.accumulator(logits.dtype))
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
     updates, optimizer_state = tx.update(gradients, old.optimizer_state, old.params)
     params = jax.tree.map(jnp.add, old.params, updates)
     bias_gradient, share = hidden_biases(gradients), old.share
-    if bias_gradient is not None:
-        bias_gradient = jnp.linalg.norm(bias_gradient, axis=1)
+    if bias_gradient is not None and old.bias_gradient is not None:
+        bias_gradient = jnp.maximum(old.bias_gradient, jnp.linalg.norm(bias_gradient, axis=1))
     if share is not None:
         # The running mean is linear in what it averages, so the bias has a share of its own in it
         momentum = jnp.asarray(hyperparams.bn_momentum, share.dtype)
@@ -342,7 +345,7 @@ def _report(
 ) -> dict:
     def accuracy(train):
         logits, _ = _apply(network, hyperparams, now.params, now.state, data.test_x, train=train)
-        return jnp.mean(jnp.argmax(logits, -1) == data.test_y)
+        return jnp.mean(jnp.argmax(logits, -1).astype(data.test_y.dtype) == data.test_y)
 
     biases, stats = hidden_biases(now.params), following_stats(network, now.state)
     report: dict[str, Any] = {"accuracy_batch": accuracy(True), "accuracy_running": accuracy(False)}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core as jex
 
 IsBias = Callable[[str, Any], bool]
@@ -199,8 +200,8 @@ def summary(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) ->
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-# What a value of the traced program depends on: None for constants alone, the name of a layer for its
-# parameters alone, or the data (and anything mixed with them).
+# What a value of the traced program depends on: None for scalar constants alone, the name of a layer for
+# its parameters alone, or the data (arguments, arrays closed over, and anything mixed with them).
 _DATA = object()
 
 
@@ -216,10 +217,12 @@ def _subjaxprs(eqn: Any) -> Iterator[Any]:
 
 def _meet(jaxpr: Any, owners: list, repeats: int, meetings: dict) -> list:
     """Record in ``meetings`` where each layer's parameters meet data; return the owners of the outputs."""
-    env = dict(zip(jaxpr.invars, owners, strict=True))
+    env = dict.fromkeys(jaxpr.constvars, _DATA) | dict(zip(jaxpr.invars, owners, strict=True))
 
     def owner_of(atom):
-        return None if isinstance(atom, jex.Literal) else env.get(atom)
+        if isinstance(atom, jex.Literal):
+            return _DATA if np.ndim(atom.val) else None
+        return env.get(atom)
 
     for eqn in jaxpr.eqns:
         ins = [owner_of(atom) for atom in eqn.invars]

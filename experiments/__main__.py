@@ -80,12 +80,11 @@ def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
 
     began = time.perf_counter()
     folder = common.output / name
-    with console.status(f"{name}: starting") as status:
-        dataset = module.run(config, progress=lambda text: status.update(f"{name}: {text}"))
-        dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(config)))
-        store.save(dataset, folder / "dataset.nc")
-        status.update(f"{name}: drawing")
-        plot.save(module.figure(dataset), folder / name)
+    console.print(f"[bold]{name}[/]: {(module.__doc__ or '').splitlines()[0]}")
+    dataset = module.run(config)
+    dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(config)))
+    store.save(dataset, folder / "dataset.nc")
+    plot.save(module.figure(dataset), folder / name)
     claims = module.claims(dataset)
     (folder / "claims.json").write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
     holds = report(claims)

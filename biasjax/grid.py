@@ -1,0 +1,164 @@
+"""Product grids: nested vmaps over axes, and their division into regions of equal shape.
+
+A region is a tuple of slices, one for each axis. A grid is cut along its outermost axes only, so that what a
+region computes once for an outer coordinate still serves all of its inner ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from biasjax import check
+
+Region = tuple[slice, ...]
+
+
+class Layout(NamedTuple):
+    """How a grid is cut: one value of each axis before ``axis``, ``block`` values of it, all of the rest."""
+
+    axis: int
+    block: int
+
+
+def axis_values(name: str, values: Any) -> np.ndarray:
+    """Return an axis as an array in the dtype that JAX will use, or raise unless it is 1-D and not empty.
+
+    Examples
+    --------
+    >>> axis_values("sigma_w", [1.0, 2.0]).dtype
+    dtype('float32')
+    """
+    values = np.asarray(values)
+    if values.ndim != 1 or values.size == 0:
+        check.fail(f"axis {name!r}", "a non-empty 1-D array", f"shape {values.shape}", "Use np.atleast_1d.")
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        check.fail(f"axis {name!r}", "numbers", values.dtype, "Pass names and objects as static.", TypeError)
+    return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+
+
+def cut(sizes: Sequence[int], points: int) -> Layout:
+    """Choose the regions: at most ``points`` points each, of nearly equal size, as few as possible.
+
+    Parameters
+    ----------
+    sizes
+        Lengths of the axes, outermost first.
+    points
+        Greatest number of points in a region.
+
+    Returns
+    -------
+    Layout
+
+    Examples
+    --------
+    >>> cut((3, 10, 10), 1000), cut((3, 10, 10), 45), cut((3, 10, 10), 1)
+    (Layout(axis=0, block=3), Layout(axis=1, block=4), Layout(axis=2, block=1))
+    """
+    inner = 1
+    for axis in reversed(range(len(sizes))):
+        if inner * sizes[axis] > points or axis == 0:
+            blocks = math.ceil(sizes[axis] / max(1, points // inner))
+            return Layout(axis, math.ceil(sizes[axis] / blocks))
+        inner *= sizes[axis]
+    return Layout(0, 1)
+
+
+def regions(sizes: Sequence[int], layout: Layout) -> list[Region]:
+    """List the regions of a grid in order; the last along the cut axis may be smaller.
+
+    Examples
+    --------
+    >>> regions((2, 3), Layout(1, 2))[:2]
+    [(slice(0, 1, None), slice(0, 2, None)), (slice(0, 1, None), slice(2, 3, None))]
+    """
+    if not sizes:
+        return [()]
+    steps = [1] * layout.axis + [layout.block] + list(sizes[layout.axis + 1 :])
+    starts = [range(0, size, step) for size, step in zip(sizes, steps, strict=True)]
+    return [
+        tuple(slice(at, min(at + step, size)) for at, step, size in zip(corner, steps, sizes, strict=True))
+        for corner in itertools.product(*starts)
+    ]
+
+
+def halves(region: Region) -> tuple[int, Region, Region]:
+    """Cut a region in two along its outermost axis with more than one value; return that axis too.
+
+    Raises
+    ------
+    ValueError
+        If the region is a single point.
+
+    Examples
+    --------
+    >>> halves((slice(2, 3), slice(0, 5)))
+    (1, (slice(2, 3, None), slice(0, 2, None)), (slice(2, 3, None), slice(2, 5, None)))
+    """
+    for axis, part in enumerate(region):
+        length = part.stop - part.start
+        if length > 1:
+            middle = part.start + length // 2
+            first, second = slice(part.start, middle), slice(middle, part.stop)
+            return (
+                axis,
+                (*region[:axis], first, *region[axis + 1 :]),
+                (*region[:axis], second, *region[axis + 1 :]),
+            )
+    raise ValueError("a single point does not fit into memory; make it smaller or use a larger device.")
+
+
+def shape(region: Region) -> tuple[int, ...]:
+    """Numbers of values of a region along each axis."""
+    return tuple(part.stop - part.start for part in region)
+
+
+def take(axes: Sequence[np.ndarray], region: Region, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Values of a region, each axis padded to a length by repeating its last value.
+
+    Examples
+    --------
+    >>> take([np.arange(5)], (slice(3, 5),), (4,))
+    [array([3, 4, 4, 4])]
+    """
+    return [
+        np.pad(values[part], (0, length - (part.stop - part.start)), mode="edge")
+        for values, part, length in zip(axes, region, lengths, strict=True)
+    ]
+
+
+def nest(fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any]) -> Callable[..., Any]:
+    """Nested vmaps of a point function, the first axis outermost; the axis "seed" becomes the key.
+
+    Parameters
+    ----------
+    fn
+        ``fn(*carried, key, **point)``.
+    names
+        Axis names, outermost first.
+    static
+        Further keyword arguments, not mapped.
+
+    Returns
+    -------
+    callable
+        ``(carried, key, *values)``: ``carried`` is a tuple of pytrees with the grid's axes in front, each of
+        ``values`` a 1-D array; outputs have the grid's axes in front.
+    """
+
+    def point(carried, key, *values):
+        numbers = dict(zip(names, values, strict=True))
+        seed = numbers.pop("seed", None)
+        key = key if seed is None else jax.random.fold_in(key, seed)
+        return fn(*carried, key, **numbers, **static)
+
+    nested = point
+    for i in reversed(range(len(names))):
+        nested = jax.vmap(nested, in_axes=(0, None, *(0 if j == i else None for j in range(len(names)))))
+    return nested

@@ -1,0 +1,50 @@
+"""A sweep in a process of its own, for tests that kill, share and distribute it.
+
+`python sweep_worker.py STORE [--shard i/n] [--chunk-size n] [--distributed RANK COUNT PORT] [--slow]`
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from biasjax import sweep
+
+AXES = {"seed": np.arange(4), "sigma": np.linspace(0.5, 2.0, 5), "shift": np.linspace(-1.0, 1.0, 3)}
+STATIC = {"power": [1, 2]}
+
+
+def point(key, *, sigma, shift, power, slow=False):
+    """A few numbers, after work that takes a while if asked to."""
+    x = sigma * jax.random.normal(key, (64, 64)) / 8 + shift
+    y = jax.lax.fori_loop(0, 3000 if slow else 3, lambda _, y: jnp.tanh(y @ x), x)
+    return {"moment": jnp.mean(y**power), "row": y[0, :3], "draw": jax.random.normal(key, (2,))}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store")
+    parser.add_argument("--shard")
+    parser.add_argument("--chunk-size", type=int, default=3)
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--distributed", nargs=3, type=int)
+    options = parser.parse_args()
+    if options.distributed:
+        rank, count, port = options.distributed
+        jax.distributed.initialize(f"localhost:{port}", count, rank)
+    static = STATIC | ({"slow": [True]} if options.slow else {})
+    dataset = sweep.run(
+        point,
+        AXES,
+        static=static,
+        dims={"row": ("column",)},
+        chunk_size=options.chunk_size,
+        store=options.store,
+        shard=options.shard,
+    )
+    print(dataset.attrs.get("missing", "computed"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+import jax
+import numpy as np
+import pytest
+
+from biasjax import data
+
+
+@pytest.mark.parametrize(
+    ("load", "train", "test", "shape"),
+    [(data.digits, 1437, 360, (8, 8, 1)), (data.mnist5k, 4000, 1000, (28, 28, 1))],
+)
+def test_real_sets_have_a_fixed_split(load, train, test, shape):
+    first, second = load(), load()
+    assert first.train_x.shape == (train, *shape)
+    assert first.test_x.shape == (test, *shape)
+    np.testing.assert_array_equal(first.test_x, second.test_x)
+    assert first.train_x.min() == 0
+    assert first.train_x.max() == 1
+    for labels in (first.train_y, first.test_y):
+        counts = np.bincount(labels, minlength=10)
+        assert counts.min() > 0.05 * counts.sum()  # shuffled: every class on either side
+    flat = data.flatten(first)
+    assert flat.train_x.shape == (train, np.prod(shape))
+    assert data.astype(flat, "bfloat16").test_x.dtype == "bfloat16"
+
+
+def test_clusters_are_as_far_apart_as_said(key):
+    near, far = (data.clusters(key, classes=2, features=8, separation=s) for s in (0.0, 30.0))
+
+    def nearest_centre(sample):
+        centres = np.stack(
+            [np.asarray(sample.train_x)[np.asarray(sample.train_y) == c].mean(0) for c in (0, 1)]
+        )
+        distance = np.linalg.norm(np.asarray(sample.test_x)[:, None] - centres, axis=-1)
+        return np.mean(distance.argmin(1) == np.asarray(sample.test_y))
+
+    assert nearest_centre(far) == 1.0
+    assert nearest_centre(near) < 0.7
+    drawn = jax.vmap(lambda k: data.clusters(k).train_x)(jax.random.split(key, 3))
+    assert drawn.shape == (3, 800, 16)
+    with pytest.raises(ValueError, match="examples: expected at least 5, got 4"):
+        data.clusters(key, examples=4)
