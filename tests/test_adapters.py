@@ -100,7 +100,7 @@ def keras():
             keras.layers.Dense(3),
         ]
     )
-    return adapters.from_keras(model), model(X), "hidden/bias"
+    return adapters.from_keras(model), model(X), model.layers[0].bias.path
 
 
 FRAMEWORKS = {"linen": linen, "nnx": nnx, "equinox": equinox, "haiku": haiku, "keras": keras}
@@ -108,7 +108,7 @@ FRAMEWORKS = {"linen": linen, "nnx": nnx, "equinox": equinox, "haiku": haiku, "k
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", FRAMEWORKS)
-def test_contract(name):
+def test_contract(name, standard_promotion):
     pure, expected, hidden = FRAMEWORKS[name]()
     y, state = pure.apply(pure.params, pure.state, X, train=False)
     np.testing.assert_allclose(y, expected, atol=1e-6)

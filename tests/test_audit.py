@@ -264,7 +264,7 @@ def test_equinox_nets():
     assert (modes.train["conv/bias"].verdict, modes.eval["conv/bias"].rank) == ("cancelled", C)
 
 
-def test_haiku_nets():
+def test_haiku_nets(standard_promotion):
     hk = pytest.importorskip("haiku")
     from biasjax import adapters
 
@@ -470,7 +470,7 @@ def test_a_bias_that_dies_in_a_branch_and_in_a_loop():
     assert all("centre" in f.deaths[0].where for f in audit.findings)
 
 
-def test_integer_and_bfloat16_parameters():
+def test_integer_and_bfloat16_parameters(standard_promotion):
     params = {
         "table": jnp.arange(3),
         "bias": jnp.zeros(C, jnp.bfloat16),
@@ -489,7 +489,7 @@ def test_integer_and_bfloat16_parameters():
     assert audit_biases(lambda p, x: fn(p, x) + p["bias"][0], params, ROWS)["bias"].rank == 1
 
 
-def test_precision_inside_the_model_does_not_matter():
+def test_precision_inside_the_model_does_not_matter(standard_promotion):
     net = nn.Sequential([nn.Dense(C, dtype=jnp.bfloat16), nn.LayerNorm(dtype=jnp.bfloat16)])
     params = net.init(jax.random.key(0), ROWS)["params"]
     audit = audit_biases(lambda p, x: net.apply({"params": p}, x), params, ROWS)
