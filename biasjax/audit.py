@@ -189,9 +189,11 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
         for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
             rest = ranks.common_rank([part.rest for part in parts])
-            if any(part.absorbed for part in parts) and rest < unique[b]:
-                unique[b] = rest
-                absorbers[b] = tuple(model.names[members[i]] for i in parts[0].by)
+            if not any(part.absorbed for part in parts):
+                continue
+            by = tuple(model.names[members[i]] for i in parts[0].by)
+            if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
+                unique[b], absorbers[b] = rest, by
     return _Joint(unique, absorbers, exact)
 
 
