@@ -60,14 +60,8 @@ def lower(
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
         for length, values, sharding in zip(lengths, axes, shardings, strict=True)
     ]
-    bits: Any = np.asarray(
-        jax.random.key_data(key)
-    )  # typed keys cannot be placed on other processes' devices
-
-    def on_grid(*values):
-        return nested((), jax.random.wrap_key_data(bits), *values)
-
-    lowered = jax.jit(on_grid, out_shardings=out if axes else None).lower(*shapes)
+    bits = np.asarray(jax.random.key_data(key))  # typed keys cannot be placed on other processes' devices
+    lowered = jax.jit(nested, out_shardings=out if axes else None).lower(bits, *shapes)
 
     def compile_() -> Callable:
         compiled = lowered.compile()
@@ -79,7 +73,7 @@ def lower(
                 if mesh is None
                 else [jax.device_put(v, s) for v, s in zip(values, shardings, strict=True)]
             )
-            outputs = tree.paths(compiled(*placed))
+            outputs = tree.paths(compiled(bits, *placed))
             trim = tuple(slice(n) for n in grid.shape(region))
             return {name: _fetch(value)[trim] for name, value in outputs.items()}
 

@@ -6,6 +6,7 @@ region computes once for an outer coordinate still serves all of its inner ones.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +140,7 @@ def nest(fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any]
     Parameters
     ----------
     fn
-        ``fn(*carried, key, **point)``.
+        ``fn(key, **point)``.
     names
         Axis names, outermost first.
     static
@@ -148,17 +149,25 @@ def nest(fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any]
     Returns
     -------
     callable
-        ``(carried, key, *values)``: ``carried`` is a tuple of pytrees with the grid's axes in front, each of
-        ``values`` a 1-D array; outputs have the grid's axes in front.
+        ``(bits, *values)``: the root key's data and a 1-D array for each axis; outputs have the grid's axes
+        in front. The same arguments give the same function, so that jit finds what it has compiled.
     """
+    try:
+        return _nest(fn, tuple(names), tuple(static.items()))
+    except TypeError:  # something is not hashable
+        return _nest.__wrapped__(fn, tuple(names), tuple(static.items()))
 
-    def point(carried, key, *values):
+
+@functools.lru_cache(maxsize=128)
+def _nest(fn: Callable[..., Any], names: tuple[str, ...], static: tuple[tuple[str, Any], ...]) -> Callable:
+    def point(bits, *values):
         numbers = dict(zip(names, values, strict=True))
         seed = numbers.pop("seed", None)
+        key = jax.random.wrap_key_data(bits)
         key = key if seed is None else jax.random.fold_in(key, seed)
-        return fn(*carried, key, **numbers, **static)
+        return fn(key, **numbers, **dict(static))
 
     nested = point
     for i in reversed(range(len(names))):
-        nested = jax.vmap(nested, in_axes=(0, None, *(0 if j == i else None for j in range(len(names)))))
+        nested = jax.vmap(nested, in_axes=(None, *(0 if j == i else None for j in range(len(names)))))
     return nested

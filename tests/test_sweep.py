@@ -47,7 +47,9 @@ def test_outer_axes_are_computed_once():
         return {"y": (sigma * jax.random.normal(key, (64, 64))).sum()}
 
     nested = grid.nest(product, ["seed", "sigma"], {})
-    jaxpr = str(jax.make_jaxpr(nested)((), jax.random.key(0), np.arange(3), np.ones(5, np.float32)))
+    jaxpr = str(
+        jax.make_jaxpr(nested)(jax.random.key_data(jax.random.key(0)), np.arange(3), np.ones(5, np.float32))
+    )
     assert "f32[3,64,64]" in jaxpr  # drawn once for each seed
     assert "u32[3,5,64,64]" not in jaxpr
 
@@ -60,6 +62,13 @@ def test_one_trace_for_each_static_combination():
         static={"power": [2, 3]},
     )
     np.testing.assert_array_equal(dataset.y, [[1, 4], [1, 8]])
+
+
+def test_the_same_sweep_again_is_not_traced_again():
+    counted = chex.assert_max_traces(lambda key, *, sigma: {"y": 2 * sigma}, n=1)
+    for shift in (0.0, 1.0):
+        dataset = sweep.run(counted, {"sigma": [1.0 + shift, 2.0 + shift]})
+    np.testing.assert_array_equal(dataset.y, [4, 6])
 
 
 def test_missing_outputs_are_nan_and_labels_are_kept():

@@ -1,0 +1,228 @@
+"""Mean-field theory of signal propagation in wide random networks.
+
+Layers are h = W phi(h') + b with W ~ N(0, sigma_w^2 / fan_in) and b ~ N(0, sigma_b^2). In a wide network the
+pre-activations are Gaussian; their variance q and the correlation c of two inputs follow
+
+    q -> V(q) = sigma_w^2 E[phi(u)^2] + sigma_b^2,          u ~ N(0, q),
+    c -> (sigma_w^2 E[phi(u) phi(v)] + sigma_b^2) / V(q),   corr(u, v) = c,
+
+and squared gradient norms multiply per layer by chi_1 = sigma_w^2 E[phi'(u)^2]. Everything broadcasts over
+arrays of scales, and may be wrapped in `jax.jit`, `jax.vmap` and `jax.grad`. `phases` iterates these maps to
+the end, `normrates` has the rates with norms.
+
+References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
+Hayou et al., arXiv 1902.06853.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from biasjax import activations, check, gaussian
+from biasjax.activations import Activation
+
+
+def variance_map(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, sigma_b: ArrayLike = 0.0):
+    """One layer of the variance map, sigma_w^2 E[phi(u)^2] + sigma_b^2.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    q
+        Pre-activation variance of the layer below.
+    sigma_w, sigma_b
+        Scales of weights and bias; shapes broadcast.
+
+    Returns
+    -------
+    jax.Array
+        Variance of the layer above.
+
+    Raises
+    ------
+    ValueError
+        If a scale or variance is negative or the activation unknown.
+
+    Examples
+    --------
+    He's initialisation keeps the variance of ReLU networks:
+
+    >>> bool(jnp.isclose(variance_map("relu", 3.0, jnp.sqrt(2.0)), 3.0))
+    True
+    """
+    act = activations.get(activation)
+    (sigma_w, sigma_b, q), dtype = inputs(sigma_w, sigma_b, q=q)
+    return (sigma_w**2 * second_moment(act, q) + sigma_b**2).astype(dtype)
+
+
+def correlation_map(
+    activation: gaussian.Function,
+    c: ArrayLike,
+    q: ArrayLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike = 0.0,
+    *,
+    q_other: ArrayLike | None = None,
+):
+    """One layer of the correlation map, cov(u', v') / sqrt(V(q) V(q_other)).
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    c
+        Correlation of the two inputs' pre-activations in the layer below, in [-1, 1].
+    q, q_other
+        Their variances; ``q_other`` defaults to ``q``.
+    sigma_w, sigma_b
+        Scales of weights and bias; shapes broadcast.
+
+    Returns
+    -------
+    jax.Array
+        Correlation in the layer above; 0 where a variance vanishes.
+
+    Raises
+    ------
+    ValueError
+        If a scale or variance is negative, ``c`` outside [-1, 1] or the activation unknown.
+
+    Examples
+    --------
+    >>> bool(jnp.isclose(correlation_map("relu", 0.0, 1.0, jnp.sqrt(2.0)), 1 / jnp.pi))
+    True
+    """
+    act = activations.get(activation)
+    check.in_range("c", c, low=-1.0, high=1.0)
+    q_other = q if q_other is None else q_other
+    (sigma_w, sigma_b, q, q_other, c), dtype = inputs(sigma_w, sigma_b, q=q, q_other=q_other, c=c)
+    covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q), jnp.sqrt(q_other))
+    above = [sigma_w**2 * second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
+    norm = jnp.sqrt(above[0]) * jnp.sqrt(above[1])
+    ratio = (sigma_w**2 * covariance + sigma_b**2) / jnp.where(norm > 0, norm, 1)
+    ratio = jnp.where(norm > 0, ratio, 0)
+    # Clip rounding errors alone: the derivative at c = 1 is chi_1
+    return (ratio + jax.lax.stop_gradient(jnp.clip(ratio, -1, 1) - ratio)).astype(dtype)
+
+
+def trajectory(
+    activation: gaussian.Function,
+    q: ArrayLike,
+    c: ArrayLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike = 0.0,
+    *,
+    depth: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Variance and correlation of two inputs of equal norm, layer by layer.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    q, c
+        Variance and correlation of the first layer's pre-activations.
+    sigma_w, sigma_b
+        Scales of weights and bias; shapes broadcast.
+    depth
+        Number of further layers.
+
+    Returns
+    -------
+    tuple of jax.Array
+        q and c, each ``(depth + 1, ...)``, the given values first.
+
+    Examples
+    --------
+    The bias of the notebook (seed document 004) sets the plateau of the standard deviation:
+
+    >>> q, _ = trajectory("linear", 2.0, 0.0, jnp.sqrt(50 / 784), 1.0, depth=50)
+    >>> print(jnp.sqrt(q[jnp.array([0, 1, 2, 50])]))
+    [1.41421... 1.0618... 1.035... 1.0334...]
+    """
+    check.positive_int("depth", depth)
+    check.in_range("c", c, low=-1.0, high=1.0)
+    act = activations.get(activation)
+    (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
+
+    def layer(carry, _):
+        q, c = carry
+        above = variance_map(act, q, sigma_w, sigma_b), correlation_map(act, c, q, sigma_w, sigma_b)
+        return above, above
+
+    _, (qs, cs) = jax.lax.scan(layer, (q, c), length=depth)
+    qs, cs = jnp.concatenate([q[None], qs]), jnp.concatenate([c[None], cs])
+    return qs.astype(dtype), cs.astype(dtype)
+
+
+def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: ArrayLike = 1.0) -> jax.Array:
+    """sigma_w^2 E[phi'(u) phi'(v)]: growth of the squared gradient norm per layer at c = 1.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    q
+        Variance of u and v.
+    sigma_w
+        Weight scale.
+    c
+        Their correlation; 1 (default) gives chi_1.
+
+    Returns
+    -------
+    jax.Array
+
+    Raises
+    ------
+    ValueError
+        If a scale or variance is negative, ``c`` outside [-1, 1] or the activation unknown.
+
+    Examples
+    --------
+    >>> bool(jnp.isclose(chi("relu", 5.0, jnp.sqrt(2.0)), 1.0))
+    True
+    """
+    act = activations.get(activation)
+    check.in_range("c", c, low=-1.0, high=1.0)
+    whole = isinstance(c, (int, float)) and c == 1
+    (sigma_w, _, q, c), dtype = inputs(sigma_w, 0.0, q=q, c=c)
+    moment = slope_moment(act, q) if whole else slope_covariance(act, c, q)
+    return (sigma_w**2 * moment).astype(dtype)
+
+
+def inputs(sigma_w: ArrayLike, sigma_b: ArrayLike, **others: ArrayLike):
+    """Check scales and variances; return arrays of one shape to compute with, and the dtype of results."""
+    check.in_range("sigma_w", sigma_w, low=0.0)
+    check.in_range("sigma_b", sigma_b, low=0.0)
+    for name, value in others.items():
+        if name != "c":
+            check.in_range(name, value, low=0.0)
+    arrays, dtype = gaussian.floats(sigma_w, sigma_b, *others.values())
+    return jnp.broadcast_arrays(*arrays), dtype
+
+
+@functools.lru_cache(maxsize=256)
+def _square(act: Activation) -> Activation:
+    return Activation(lambda x: act(x) ** 2, act.kinks)
+
+
+def second_moment(act: Activation, q: jax.Array) -> jax.Array:
+    """E[phi(u)^2] for u ~ N(0, q)."""
+    return gaussian.expectation(_square(act), jnp.sqrt(q))
+
+
+def slope_moment(act: Activation, q: jax.Array) -> jax.Array:
+    """E[phi'(u)^2] for u ~ N(0, q)."""
+    return gaussian.expectation(_square(gaussian.derivative(act)), jnp.sqrt(q))
+
+
+def slope_covariance(act: Activation, c: jax.Array, q: jax.Array) -> jax.Array:
+    """E[phi'(u) phi'(v)] for u, v ~ N(0, q) of correlation c."""
+    slope = gaussian.derivative(act)
+    return gaussian.joint_expectation(slope, slope, c, jnp.sqrt(q))

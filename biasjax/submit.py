@@ -1,0 +1,57 @@
+"""Independent workers of a sweep as cluster jobs, through submitit (extra ``slurm``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from biasjax import check
+
+
+def submit(
+    run: Callable[..., Any],
+    workers: int,
+    logs: str | Path,
+    *,
+    cluster: str = "slurm",
+    **parameters: Any,
+) -> list[Any]:
+    """Submit one job for each worker of a sweep; they share its store and do not talk to each other.
+
+    A worker that dies costs the chunk that it was computing: submit again, and only what is missing runs.
+
+    Parameters
+    ----------
+    run
+        ``run(shard="i/n")``, e.g. ``functools.partial(sweep.run, fn, axes, store=folder)``; pickled by value.
+    workers
+        Number of jobs.
+    logs
+        Folder for submitit's files.
+    cluster
+        "slurm" for a job array, "local" for processes on this machine.
+    **parameters
+        Passed to submitit, e.g. ``timeout_min=60, slurm_partition="gpu", gpus_per_node=1``.
+
+    Returns
+    -------
+    list of submitit.Job
+        ``job.result()`` waits for a worker and raises what it raised; the sweep's result is in its store.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``workers`` is not a positive integer or the cluster unknown.
+    """
+    import submitit
+
+    check.positive_int("workers", workers)
+    check.choice("cluster", cluster, ("slurm", "local"))
+    executor = submitit.AutoExecutor(folder=str(logs), cluster=cluster)
+    executor.update_parameters(**parameters)
+    return executor.map_array(_work, [run] * workers, [f"{i}/{workers}" for i in range(workers)])
+
+
+def _work(run: Callable[..., Any], shard: str) -> None:
+    run(shard=shard)

@@ -1,0 +1,142 @@
+"""Gradient rates with norms against closed forms and simulated Jacobians."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from biasjax import normrates
+from biasjax.activations import Activation
+
+SIZES = np.array([4.0, 5.0, 8.0, 16.0, 64.0, 1024.0])
+
+
+def test_batch_norm_closed_forms_match_the_reference(x64):
+    chex.assert_trees_all_close(
+        normrates.batch_norm("linear", np.array([8.0, 64.0])), np.array([1.2, 1.016393]), rtol=1e-6
+    )
+    relu = normrates.batch_norm_relu(np.array([8.0, 64.0, 1e6]))
+    chex.assert_trees_all_close(relu, np.array([1.788190, 1.493063, 1.466942]), rtol=2e-6)
+    chex.assert_trees_all_close(normrates.batch_norm_relu(1e9), np.pi / (np.pi - 1), rtol=1e-8)
+
+
+def test_batch_norm_quadrature_matches_the_closed_forms(x64):
+    identity = normrates.batch_norm(lambda x: x, SIZES)
+    chex.assert_trees_all_close(identity, (SIZES - 2) / (SIZES - 3), rtol=1e-10)
+    relu = normrates.batch_norm("relu", SIZES)
+    chex.assert_trees_all_close(relu, normrates.batch_norm_relu(SIZES), rtol=1e-7)
+    # Yang et al.: sin grows slower than any; large batches give layer norm's rate, for odd functions
+    large = normrates.batch_norm("tanh", 1e5)
+    chex.assert_trees_all_close(large, normrates.layer_norm("tanh"), rtol=1e-4)
+
+
+def test_batch_norm_in_float32():
+    got = normrates.batch_norm("relu", jnp.asarray(SIZES, jnp.float32))
+    assert got.dtype == jnp.float32
+    chex.assert_trees_all_close(got, normrates.batch_norm_relu(jnp.asarray(SIZES, jnp.float32)), rtol=1e-5)
+
+
+def simulated_batch_rate(name, place, size, sigma_w, sigma_b, samples):
+    """tr of the mean squared Jacobian of one neuron's batch, over centred directions, by autodiff."""
+    act = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}[name]
+    centre = jnp.eye(size) - 1 / size
+
+    def norm(x):
+        x = x - jnp.mean(x)
+        return x / jnp.sqrt(jnp.mean(x**2))
+
+    key = jax.random.key(0)
+    key_y, key_w, _key_b = jax.random.split(key, 3)
+    if place == "before":
+        y = jax.vmap(norm)(jax.random.normal(key_y, (samples, size)))
+        gram = act(y).T @ act(y) / samples
+        gram = sigma_w**2 * gram + sigma_b**2
+
+        def layer(h):
+            return act(norm(h))
+    else:
+        gram = sigma_w**2 * size / (size - 1) * centre + sigma_b**2
+
+        def layer(h):
+            return norm(act(h))
+
+    values, vectors = jnp.linalg.eigh(gram)
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))
+    h = jax.random.normal(key_w, (samples, size)) @ root.T
+
+    # One layer multiplies the centred part of the gradient's covariance over the batch by this factor
+    def growth(h):
+        jacobian = jax.jacfwd(layer)(h)
+        return sigma_w**2 * jnp.sum((centre @ jacobian @ centre) ** 2) / (size - 1)
+
+    def halves(h):
+        # Before: gradients pass J^T D; after: D J^T. Both are the transpose of the layer's Jacobian
+        return growth(h)
+
+    return jnp.mean(jax.lax.map(halves, h, batch_size=4096))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "size", "sigma_b"),
+    [
+        ("tanh", "before", 8, 0.5),
+        ("gelu", "before", 16, 0.0),
+        ("relu", "after", 16, 0.0),
+        ("tanh", "after", 8, 1.0),
+        ("gelu", "after", 16, 0.5),
+    ],
+)
+def test_batch_norm_agrees_with_simulated_jacobians(name, place, size, sigma_b, x64):
+    simulated = simulated_batch_rate(name, place, size, 1.3, sigma_b, 100_000)
+    theory = normrates.batch_norm(name, size, place=place, sigma_w=1.3, sigma_b=sigma_b)
+    chex.assert_trees_all_close(theory, simulated, rtol=1e-2)
+
+
+def test_batch_norm_after_the_activation(x64):
+    # The linear case is known, and so is ReLU's limit of large batches without bias
+    sampled = normrates.batch_norm(Activation(lambda x: x), 16, place="after", sigma_b=0.7)
+    chex.assert_trees_all_close(sampled, 14 / 13, rtol=1e-3)
+    large = normrates.batch_norm("relu", 512, place="after")
+    chex.assert_trees_all_close(large, np.pi / (np.pi - 1), rtol=6e-3)
+
+
+def test_layer_norm_matches_the_reference(x64):
+    chex.assert_trees_all_close(normrates.layer_norm("relu"), 1.0, rtol=1e-12)
+    chex.assert_trees_all_close(normrates.layer_norm("tanh"), 1.177807, rtol=1e-6)
+    chex.assert_trees_all_close(normrates.layer_norm("relu", 2.0, 1.0), 0.5 / (0.5 + 0.25), rtol=1e-12)
+    ratio = np.array([0.0, 0.2, 1 / (np.pi - 1), 2.0])
+    rate = normrates.layer_norm("relu", 1.7, 1.7 * np.sqrt(ratio), place="after")
+    chex.assert_trees_all_close(rate, np.pi / (np.pi - 1) / (1 + ratio), rtol=1e-12)
+    # The bias at which explosion turns into decay
+    chex.assert_trees_all_close(rate[2], 1.0, rtol=1e-12)
+    rms = normrates.layer_norm("relu", place="after", centred=False)
+    chex.assert_trees_all_close(rms, 1.0, rtol=1e-12)
+
+
+def test_residual(x64):
+    q, rate = normrates.residual("relu", np.array([1.0, 4.0]), 0.8, 0.3)
+    chex.assert_trees_all_close(q, np.array([1.0, 4.0]) * (1 + 0.32) + 0.09, rtol=1e-12)
+    chex.assert_trees_all_close(rate, np.full(2, 1.32), rtol=1e-12)
+
+
+def test_jit_and_vmap_over_batch_sizes_compile_once():
+    traced = jax.jit(jax.vmap(chex.assert_max_traces(lambda b: normrates.batch_norm("tanh", b), 1)))
+    for sizes in (jnp.array([8.0, 16.0]), jnp.array([32.0, 64.0])):
+        chex.assert_trees_all_close(traced(sizes), normrates.batch_norm("tanh", sizes), rtol=1e-5)
+
+
+def test_bad_input_is_refused_before_compilation():
+    with pytest.raises(ValueError, match="batch_size: expected at least 4, got 3"):
+        normrates.batch_norm("relu", 3)
+    with pytest.raises(ValueError, match="batch_size: expected at least 4"):
+        normrates.batch_norm_relu(np.array([8.0, 2.0]))
+    with pytest.raises(ValueError, match="place: expected one of"):
+        normrates.batch_norm("relu", 8, place="behind")
+    with pytest.raises(ValueError, match="batch_size: expected one integer"):
+        normrates.batch_norm("relu", np.array([8.0, 9.0]), place="after")
+    with pytest.raises(ValueError, match="sigma_b: expected"):
+        normrates.layer_norm("relu", 1.0, -1.0)
+    with pytest.raises(ValueError, match="Did you mean"):
+        normrates.residual("rleu", 1.0, 1.0)
+    assert jax.jit(lambda b: normrates.batch_norm("tanh", b))(3.0).shape == ()
