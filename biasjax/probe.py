@@ -250,7 +250,7 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             continue
         # In units of each draw's own round-off
         share = -(-2 * (size + _SPARE) // len(samples))
-        rows = [ranks.spread(s.rows, share)[:, place] / s.noises[b] for s in samples]
+        rows = [ranks.levelled(ranks.spread(s.rows, share)[:, place]) / s.noises[b] for s in samples]
         dead.append(ranks.null_basis(np.concatenate(rows)))
     return dead
 

@@ -115,19 +115,26 @@ def reproducible(
     list of Reproducible
     """
     joint, noise = scaled(rows, blocks, noises)
-    null = null_basis(joint, noise)
+    null = null_basis(levelled(joint), noise)
     sizes = [block.stop - block.start for block in blocks]
     parts = np.split(null, np.cumsum(sizes)[:-1])
     found = []
     for i, (block, n) in enumerate(zip(blocks, sizes, strict=True)):
         squares, directions = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
         unique = int((squares <= _SHARED**2).sum())
-        alone = n - rank(spread(rows, 2 * n + 64)[:, block], noises[i]) if unique < n else 0
+        alone = n - rank(levelled(spread(rows, 2 * n + 64)[:, block]), noises[i]) if unique < n else 0
         absorbed = n - unique - alone
         found.append(
             Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ())
         )
     return found
+
+
+def levelled(rows: np.ndarray) -> np.ndarray:
+    """Rows no longer than the median one: a row's round-off grows with it, its null space stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    middle = np.median(lengths) if len(rows) else 0.0
+    return rows * np.where(lengths > middle, middle / np.maximum(lengths, 1e-300), 1.0)
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
