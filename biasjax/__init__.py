@@ -30,6 +30,7 @@ _MODULES = (
     "ranks",
     "roots",
     "sensitivity",
+    "stepwise",
     "store",
     "submit",
     "sweep",

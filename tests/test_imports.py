@@ -18,7 +18,7 @@ ROWS = (
     ("meanfield",),
     ("phases", "normrates"),
     ("linear", "norms"),
-    ("network",),
+    ("network", "stepwise"),
     ("training", "grid", "progress"),
     ("chunked", "execute"),
     ("store",),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import grid, sweep
+from biasjax import grid, stepwise, sweep
 
 
 def _point(key, *, sigma, shift, power=1):
@@ -79,6 +79,24 @@ def test_missing_outputs_are_nan_and_labels_are_kept():
     np.testing.assert_array_equal(dataset.sometimes, [[np.nan, np.nan], [2, 4]])
     assert dataset["count"].dtype == np.int32
     assert dataset.kind.values.tolist() == ["cos", "sin"]
+
+
+def test_steps_are_the_whole_computation():
+    def whole(key, *, x, kind):
+        return {"y": x + sum(jax.random.normal(jax.random.fold_in(key, i)) for i in range(3)) * kind}
+
+    steps = stepwise.Stepwise(
+        start=lambda key, *, x, kind: (jnp.int32(0), x),
+        advance=lambda carry, key, *, x, kind: (
+            carry[0] + 1,
+            carry[1] + kind * jax.random.normal(jax.random.fold_in(key, carry[0])),
+        ),
+        finish=lambda carry, key, *, x, kind: {"y": carry[1]},
+        steps=3,
+    )
+    axes, static = {"seed": [0, 1, 2], "x": [1.0, 2.0]}, {"kind": [1.0, 2.0]}
+    ours, truth = (sweep.run(fn, axes, static=static, chunk_size=4).y for fn in (steps, whole))
+    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-5)
 
 
 def test_float64_under_x64_alone(x64):

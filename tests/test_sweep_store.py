@@ -118,6 +118,27 @@ def test_two_processes_work_as_one(small, tmp_path):
     np.testing.assert_allclose(dataset.moment, small.moment, rtol=1e-6, atol=1e-6)
 
 
+def test_a_long_chunk_resumes_inside_itself(tmp_path):
+    assert _finish(_start(tmp_path / "whole", "--long")) == "computed"
+    whole, path, steps = store.open(tmp_path / "whole").load(), tmp_path / "killed", []
+    for _ in range(3):
+        process = _start(path, "--long")
+        seen = max(steps, default=0)
+        while process.poll() is None and max(steps, default=0) <= seen:
+            steps = [
+                int(folder.name) for folder in path.glob("unfinished/000000/[0-9]*") if folder.name.isdigit()
+            ]
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not store.finished(path)
+    assert max(steps) >= 4  # each run went on from the last one's checkpoint
+    assert _finish(_start(path, "--long")) == "computed"
+    xr.testing.assert_identical(store.open(path).load().drop_attrs(), whole.drop_attrs())
+    assert (store.open(path).steps == 12).all()
+    assert not list(path.glob("unfinished/*"))
+
+
 def _fn(key, *, x, kind="good"):
     if kind == "bad":
         raise RuntimeError("no such kind")
@@ -247,7 +268,7 @@ def test_values_are_read_when_used(tmp_path):
 def test_memory_is_halved_until_it_suffices():
     seen = []
 
-    def program(region):
+    def program(region, checkpoints=None):
         seen.append(grid.shape(region))
         if np.prod(grid.shape(region)) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
