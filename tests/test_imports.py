@@ -24,6 +24,12 @@ ROWS = (
     ("store",),
     ("sweep",),
     ("plot", "submit"),
+    ("attention", "adapters", "double", "draws", "ranks"),
+    ("deaths", "sensitivity"),
+    ("probe",),
+    ("findings",),
+    ("audit",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
