@@ -52,7 +52,7 @@ class _Chunked(BackendArray):
 
     def _gather(self, key: tuple) -> np.ndarray:
         wanted = [np.atleast_1d(np.arange(size)[k]) for size, k in zip(self.shape, key, strict=True)]
-        missing = np.nan if np.issubdtype(self.dtype, np.floating) else 0
+        missing = np.nan if np.issubdtype(self.dtype, np.inexact) else 0
         out = np.full([len(w) for w in wanted], missing, self.dtype)
         for region, file in self.parts:
             # Places in the result, and in the chunk, of the wanted values that the chunk holds

@@ -59,8 +59,10 @@ def frame(axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int]
     lengths, lead = _lengths_on(mesh, lengths)
     whole = parted = out = None
     if mesh is not None:
-        whole, parted = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((), mesh.axis_names))
-        out = NamedSharding(mesh, PartitionSpec(*[None] * lead, *mesh.axis_names)) if axes else whole
+        whole, parted = (
+            NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(mesh.axis_names))
+        )
+        out = NamedSharding(mesh, PartitionSpec(*[None] * lead, mesh.axis_names)) if axes else whole
     shardings = tuple(parted if axis == lead else whole for axis in range(len(axes)))
     bits = np.asarray(jax.random.key_data(key))
     return Frame(tuple(axes), tuple(axes.values()), bits, lengths, shardings, out)
@@ -79,9 +81,9 @@ def lower(fn: Callable | Stepwise, static: Mapping[str, Any], where: Frame) -> C
     Returns
     -------
     callable
-        ``compile() -> program``, safe to call in another thread. ``program(region, checkpoints) -> Outputs``,
-        where a `Stepwise` keeps its carry in the checkpoints, if there are any; ``program.bytes`` is the
-        memory that it takes.
+        ``compile() -> program``, safe to call in another thread; ``compile.outputs`` has shapes and dtypes.
+        ``program(region, checkpoints) -> Outputs``, where a `Stepwise` keeps its carry in the checkpoints, if
+        there are any; ``program.bytes`` is the memory that it takes.
     """
     if not isinstance(fn, Stepwise):
         plain = _lower(fn, static, where)
@@ -90,6 +92,7 @@ def lower(fn: Callable | Stepwise, static: Mapping[str, Any], where: Frame) -> C
             call = plain.compile()
             return _program(where, lambda *values, **_: call(where.bits, *values), call)
 
+        compile_plain.outputs = named(plain.out_info)  # pyright: ignore[reportFunctionMemberAccess]
         return compile_plain
 
     start = _lower(fn.start, static, where)
@@ -101,13 +104,19 @@ def lower(fn: Callable | Stepwise, static: Mapping[str, Any], where: Frame) -> C
 
         def run(*values, checkpoints: Checkpoints | None):
             first, one, last = calls
-            start = first(where.bits, *values)
-            end = stepwise.drive(lambda now: one(now, where.bits, *values), start, fn.steps, checkpoints)
+            begin = first(where.bits, *values)
+            end = stepwise.drive(lambda now: one(now, where.bits, *values), begin, fn.steps, checkpoints)
             return last(end, where.bits, *values)
 
         return _program(where, run, calls[1])
 
+    compile_steps.outputs = named(finish.out_info)  # pyright: ignore[reportFunctionMemberAccess]
     return compile_steps
+
+
+def named(outputs: Any) -> dict[str, Any]:
+    """Outputs by name: keys joined by ".", "output" for a bare array."""
+    return {path.replace("/", ".") or "output": leaf for path, leaf in tree.paths(outputs).items()}
 
 
 def _lower(fn: Callable, static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
@@ -127,8 +136,8 @@ def _program(where: Frame, run: Callable, largest: Any) -> Callable[..., Outputs
         if where.out is not None:
             values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
         trim = tuple(slice(n) for n in grid.shape(region))
-        outputs = tree.paths(run(*values, checkpoints=checkpoints))
-        return {name or "output": _fetch(value)[trim] for name, value in outputs.items()}
+        outputs = named(run(*values, checkpoints=checkpoints))
+        return {name: _fetch(value)[trim] for name, value in outputs.items()}
 
     stats = largest.memory_analysis()
     sizes = ("temp", "output", "argument")
@@ -191,8 +200,9 @@ def _lengths_on(mesh, lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
 
 
 def _fetch(value: jax.Array) -> np.ndarray:
-    if value.is_fully_addressable:
-        return np.asarray(value)
-    from jax.experimental import multihost_utils
+    if not value.is_fully_addressable:
+        from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+        value = multihost_utils.process_allgather(value, tiled=True)
+    # Files have no bfloat16, nor any narrower float
+    return np.asarray(value, np.float32 if value.dtype.kind == "V" else None)

@@ -6,7 +6,6 @@ region computes once for an outer coordinate still serves all of its inner ones.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,15 @@ def axis_values(name: str, values: Any) -> np.ndarray:
         check.fail(f"axis {name!r}", "a non-empty 1-D array", f"shape {values.shape}", "Use np.atleast_1d.")
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
         check.fail(f"axis {name!r}", "numbers", values.dtype, "Pass names and objects as static.", TypeError)
-    return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    cast = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    whole = np.issubdtype(values.dtype, np.integer)
+    if whole and not np.array_equal(cast, values):
+        check.fail(
+            f"axis {name!r}", f"integers that fit into {cast.dtype}", values.max(), "Use smaller ones."
+        )
+    if name == "seed" and not whole:
+        check.fail("axis 'seed'", "integers", values.dtype, "They number the keys.", TypeError)
+    return cast
 
 
 def cut(sizes: Sequence[int], points: int) -> Layout:
@@ -112,7 +119,7 @@ def halves(region: Region) -> tuple[int, Region, Region]:
                 (*region[:axis], first, *region[axis + 1 :]),
                 (*region[:axis], second, *region[axis + 1 :]),
             )
-    raise ValueError("a single point does not fit into memory; make it smaller or use a larger device.")
+    return check.fail("memory", "room for a single point", region, "Make it smaller or use a larger device.")
 
 
 def shape(region: Region) -> tuple[int, ...]:
@@ -154,26 +161,16 @@ def nest(
     -------
     callable
         ``(bits, *values)`` or ``(carry, bits, *values)``: the root key's data and a 1-D array for each axis;
-        carry and outputs have the grid's axes in front. The same arguments give the same function, so that
-        jit finds what it has compiled.
+        carry and outputs have the grid's axes in front.
     """
-    try:
-        return _nest(fn, tuple(names), tuple(static.items()), carries)
-    except TypeError:  # something is not hashable
-        return _nest.__wrapped__(fn, tuple(names), tuple(static.items()), carries)
 
-
-@functools.lru_cache(maxsize=128)
-def _nest(
-    fn: Callable, names: tuple[str, ...], static: tuple[tuple[str, Any], ...], carries: bool
-) -> Callable:
     def point(*arguments):
         carry, (bits, *values) = arguments[:carries], arguments[carries:]
         numbers = dict(zip(names, values, strict=True))
         seed = numbers.pop("seed", None)
         key = jax.random.wrap_key_data(bits)
         key = key if seed is None else jax.random.fold_in(key, seed)
-        return fn(*carry, key, **numbers, **dict(static))
+        return fn(*carry, key, **numbers, **static)
 
     nested = point
     for i in reversed(range(len(names))):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from biasjax import check, initializers
 
@@ -105,6 +106,8 @@ def dense(params: Linear, x: jax.Array) -> jax.Array:
         If ``x`` is not floating.
     """
     x = check.floating("dense", x)
+    if params.kernel.ndim != 2:
+        check.fail("dense", "a 2-D kernel", params.kernel.shape, "Use conv for a convolution's parameters.")
     inputs = params.kernel.shape[0]
     if x.ndim == 0 or x.shape[-1] != inputs:
         check.fail(
@@ -348,6 +351,7 @@ def _add_bias(y: jax.Array, bias: jax.Array | None, channels_first: bool = False
 def _check_conv(what: str, params: Linear, x: jax.Array, groups: int, channels_first: bool):
     """Check an input against a kernel; return it as an array, its spatial rank and dimension numbers."""
     x = check.floating(what, x)
+    check.positive_int("groups", groups)
     kernel, rank = params.kernel, params.kernel.ndim - 2
     layout = "(batch, channels, *positions)" if channels_first else "(batch, *positions, channels)"
     if x.ndim != rank + 2:
@@ -394,7 +398,7 @@ def _im2col(kernel, x, strides, pads, dilation, channels_first: bool) -> jax.Arr
 
 
 def _per_axis(what: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    values = (value,) * rank if np.ndim(value) == 0 else tuple(value)  # pyright: ignore
     if len(values) != rank:
         check.fail(what, f"one number or {rank}", values, "Give one for each spatial axis.")
     return tuple(check.positive_int(what, v) for v in values)
@@ -403,7 +407,9 @@ def _per_axis(what: str, value: int | Sequence[int], rank: int) -> tuple[int, ..
 def _padding(padding: Padding, rank: int) -> str | list[tuple[int, int]]:
     if isinstance(padding, str):
         return check.choice("padding", padding.upper(), ("SAME", "VALID", "CIRCULAR"))
-    entries = [padding] * rank if isinstance(padding, int) else list(padding)
-    if len(entries) != rank:
-        check.fail("padding", f"a name, one number or {rank} entries", padding, "Give one per spatial axis.")
-    return [(p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in entries]
+    entries = [padding] * rank if np.ndim(padding) == 0 else list(padding)  # pyright: ignore
+    if len(entries) != rank or any(np.shape(entry) not in ((), (2,)) for entry in entries):
+        expected = f"a name, one number or {rank} entries, each a number or (low, high)"
+        check.fail("padding", expected, padding, "Give one per spatial axis.")
+    pairs = [np.broadcast_to(entry, 2) for entry in entries]
+    return [(int(low), int(high)) for low, high in pairs]

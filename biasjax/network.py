@@ -24,6 +24,7 @@ import numpy as np
 
 from biasjax import activations, check, initializers, linear, norms
 
+_HEAD = 2**32 - 1  # number of the head's key, beyond any layer's
 LINEARS = ("dense", "conv")
 NORMS = ("bn", "ln", "rms", "gn", "in")
 
@@ -54,7 +55,7 @@ class Network:
     kernel_init, bias_init
         Draws that `Scales` multiply, by name or callable.
     kernel_size, padding
-        Of the convolutions, as in `linear.conv`; stride 1.
+        Of the convolutions, as in `linear.conv`; "SAME" or "CIRCULAR", for hidden layers keep their shape.
     conv_method
         "im2col", the faster under a vmap over networks, or "direct", the faster for one network.
     groups
@@ -88,7 +89,7 @@ class Network:
     kernel_init: str | initializers.Initializer = "gaussian"
     bias_init: str | initializers.Initializer = "standard_normal"
     kernel_size: tuple[int, ...] = (3, 3)
-    padding: linear.Padding = "SAME"
+    padding: str = "SAME"
     conv_method: str = "im2col"
     groups: int = 1
 
@@ -100,6 +101,9 @@ class Network:
         order = parse_order(self)
         if order.norm == "gn" and self.width % self.groups:
             check.fail("groups", f"a divisor of the width {self.width}", self.groups, "Choose a divisor.")
+        object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
+        check.choice("padding", self.padding, ("SAME", "CIRCULAR"))
+        check.choice("conv_method", self.conv_method, ("im2col", "direct"))
         initializers.get(self.kernel_init)
         initializers.get(self.bias_init, fan_in=1)
 
@@ -208,8 +212,8 @@ def init(
 ) -> tuple[Params, State]:
     """Draw the parameters and the starting state of a network.
 
-    Layer l draws from ``fold_in(key, l)``, so a deeper or biased network shares the draws of a shallower or
-    bias-free one.
+    Layer l draws from ``fold_in(key, l)`` and the head from a key of its own, so a deeper or biased network
+    shares the draws of a shallower or bias-free one.
 
     Parameters
     ----------
@@ -236,16 +240,16 @@ def init(
     if not isinstance(scales.sigma_b, jax.core.Tracer) and not np.any(scales.sigma_b):
         network = dataclasses.replace(network, bias_init="zeros")  # drawing them would only cost compile time
     scales = Scales(*(_per_layer(network, name, value, dtype) for name, value in scales._asdict().items()))
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(network.depth + 1))
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(network.depth))
     first, rest = jax.tree.map(lambda x: x[0], scales), jax.tree.map(lambda x: x[1:], scales)
 
     stem = _linear_init(network, order, network.inputs, dtype, keys[0], first)
     draw = functools.partial(_linear_init, network, order, network.width, dtype)
-    body = jax.vmap(draw)(keys[1:-1], rest)
+    body = jax.vmap(draw)(keys[1:], rest)
     head = None
     if network.outputs is not None:
         options = {"use_bias": network.head_bias, "kernel_init": "gaussian", "dtype": dtype}
-        head = linear.dense_init(keys[-1], network.width, network.outputs, **options)
+        head = linear.dense_init(jax.random.fold_in(key, _HEAD), network.width, network.outputs, **options)
 
     norm = norms.norm_init(
         network.width, use_scale=network.norm_scale, use_bias=network.norm_bias, dtype=dtype
@@ -306,6 +310,9 @@ def apply(
     order = parse_order(network)
     if depth is not None:
         check.in_range("depth", depth, 1, network.depth)
+    if params.body.linear.kernel.shape[0] != network.depth - 1:
+        got, fix = params.body.linear.kernel.shape[0] + 1, "Draw them with init for this network."
+        check.fail("network.apply", f"parameters of {network.depth} hidden layers", got, fix)
     options = {"momentum": momentum, "epsilon": epsilon, "train": train}
 
     def run(steps, norm, stats, h: Any):
@@ -345,8 +352,17 @@ def hidden_biases(params: Params) -> Any:
     return jax.tree.map(_stack, params.stem.linear.bias, params.body.linear.bias)
 
 
-def following_stats(network: Network, state: State) -> norms.BatchStats | None:
+def following_stats(
+    network: Network, state: State, depth: jax.typing.ArrayLike | None = None
+) -> norms.BatchStats | None:
     """Return the running statistics of the batch norm that each hidden linear layer feeds directly.
+
+    Parameters
+    ----------
+    network, state
+        As in `apply`.
+    depth
+        Number of hidden layers in use, as in `apply`.
 
     Returns
     -------
@@ -367,7 +383,12 @@ def following_stats(network: Network, state: State) -> norms.BatchStats | None:
     if after[:1] == ("bn",):
         return jax.tree.map(_stack, state.stem, state.body)
     if not after and before[:1] == ("bn",) and not network.residual:
-        return jax.tree.map(lambda rest, last: jnp.concatenate([rest, last[None]]), state.body, state.tail)
+        rows = jax.tree.map(lambda rest, last: jnp.concatenate([rest, last[None]]), state.body, state.tail)
+        if depth is None:
+            return rows
+        # The last layer in use feeds the tail
+        last = (jnp.arange(network.depth) == depth - 1)[:, None]
+        return jax.tree.map(lambda row, tail: jnp.where(last, tail, row), rows, state.tail)
     return None
 
 

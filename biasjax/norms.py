@@ -167,7 +167,7 @@ def layer_norm(
     params
         From `norm_init`.
     x
-        ``(..., features)``, or ``(batch, features, *positions)`` with ``channels_first``.
+        ``(batch, ..., features)``, or ``(batch, features, *positions)`` with ``channels_first``.
     epsilon
         Added to the variance.
     channels_first
@@ -292,8 +292,8 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    if math.prod(x.shape[axis] for axis in axes) == 1:
-        fix = "Use a larger batch, more positions or fewer groups: of one value only its bias would be left."
+    if math.prod(x.shape[axis] for axis in axes) <= 1:
+        fix = "Add examples (batch norm), positions (instance norm) or channels."
         check.fail(what, "more than one value to normalise over", f"an input of shape {x.shape}", fix)
     mean = jnp.mean(x, axes, keepdims=True)
     return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def _save(folder: Path, step: int, carry: Any) -> None:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute() / str(step), carry)
+        checkpointer.save(folder / str(step), {"carry": carry})
         checkpointer.wait_until_finished()
     for older in folder.iterdir():
         if older.name.isdigit() and int(older.name) < step:
@@ -96,7 +97,13 @@ def _restore(folder: Path, start: Any) -> tuple[int, Any]:
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     if not steps:
         return 0, start
-    with ocp.StandardCheckpointer() as checkpointer:
-        # The start is the template: orbax would return NamedTuples as dicts without one
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, start)
-        return max(steps), checkpointer.restore(folder.absolute() / str(max(steps)), abstract)
+    # The start is the template: orbax would return NamedTuples as dicts without one
+    abstract = {"carry": jax.tree.map(ocp.utils.to_shape_dtype_struct, start)}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return max(steps), checkpointer.restore(folder / str(max(steps)), abstract)["carry"]
+    except Exception as error:
+        # Damaged, or padded for another number of devices: it costs time and nothing else
+        warnings.warn(f"checkpoint {folder} is not usable ({error!r}): starting it anew", stacklevel=2)
+        shutil.rmtree(folder)
+        return 0, start

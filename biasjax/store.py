@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -42,6 +43,7 @@ class Manifest(NamedTuple):
 
     spec: dict[str, Any]
     layout: grid.Layout
+    provenance: dict[str, str]
 
 
 class Damaged(ValueError):
@@ -131,8 +133,12 @@ def begin(path: str | Path, spec: dict[str, Any], layout: grid.Layout) -> grid.L
     with contextlib.suppress(FileExistsError):
         _write(path / "manifest.json", json.dumps(content, indent=1).encode(), replace=False)
     stored = manifest(path)
-    if stored.spec != spec:
-        difference = "; ".join(_differences(stored.spec, spec))
+    # What could not be traced when the store began, or cannot now, is not compared
+    known = {at: program for at, program in spec.get("fn at", {}).items() if program is not None}
+    traced = {at: known.get(at) and program for at, program in stored.spec.get("fn at", {}).items()}
+    given = spec | {"fn at": {at: known[at] if program else None for at, program in traced.items()}}
+    if (stored.spec | {"fn at": traced}) != given:
+        difference = "; ".join(_differences(stored.spec | {"fn at": traced}, given))
         fix = "Use another folder, or remove this one."
         check.fail(f"store {path}", "the sweep that it was started with", f"another ({difference})", fix)
     return stored.layout
@@ -142,7 +148,7 @@ def manifest(path: str | Path) -> Manifest:
     """Read what a store holds, or raise `ValueError` if there is no readable manifest."""
     try:
         content = json.loads((Path(path) / "manifest.json").read_text())
-        return Manifest(content["spec"], grid.Layout(**content["layout"]))
+        return Manifest(content["spec"], grid.Layout(**content["layout"]), content["provenance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         check.fail(f"store {path}", "a readable manifest.json", repr(error), "Pass the folder of a sweep.")
 
@@ -176,16 +182,19 @@ def write_chunk(
 
 def finished(path: str | Path) -> dict[int, Path]:
     """Files of the chunks that are done, by number, unchecked."""
-    files = sorted((Path(path) / "chunks").glob("[0-9]*-*.nc"))
-    return {int(file.name.split("-")[0]): file for file in files}
+    files = sorted((Path(path) / "chunks").iterdir())
+    names = [(re.fullmatch(r"(\d{6,})-[0-9a-f]{16}\.nc", file.name), file) for file in files]
+    return {int(match[1]): file for match, file in names if match}
 
 
 def damaged(path: str | Path) -> dict[int, str]:
     """Chunks whose file is truncated, altered or from another sweep, by number, with what is wrong."""
-    found = {}
+    found, digest = {}, _digest(manifest(path).spec)
     for index, file in finished(path).items():
         try:
-            _read_checked.__wrapped__(file, _digest(manifest(path).spec))
+            _read_checked.__wrapped__(file, digest)
+        except FileNotFoundError:
+            continue  # another worker repairs it
         except Damaged as error:
             found[index] = str(error)
     return found
@@ -225,6 +234,7 @@ def open(path: str | Path) -> xr.Dataset:
 
     from biasjax import chunked
 
+    path = Path(path).absolute()
     stored, files = manifest(path), finished(path)
     if not files:
         check.fail(f"store {path}", "at least one finished chunk", 0, "Run the sweep first.")
@@ -232,7 +242,7 @@ def open(path: str | Path) -> xr.Dataset:
     lead = {**spec["static"], **spec["axes"]}
     sizes = tuple(len(values) for values in lead.values())
     coords = {name: np.asarray(values, spec["dtypes"].get(name)) for name, values in lead.items()}
-    dataset = xr.Dataset(coords=coords, attrs=provenance())
+    dataset = xr.Dataset(coords=coords, attrs=stored.provenance)
     for name, output in _outputs(stored, files).items():
         parts = [(where[index], files[index]) for index in output.chunks]
         dtype = output.dtype
@@ -269,13 +279,15 @@ def _outputs(stored: Manifest, files: dict[int, Path]) -> dict[str, _Output]:
     for _, group in itertools.groupby(files, lambda index: index // per_combination):
         chunks = list(group)
         for name, variable in _read(files[chunks[0]], _digest(stored.spec)).variables.items():
-            first = _Output(tuple(map(str, variable.dims[rank:])), variable.shape[rank:], variable.dtype, [])
-            found.setdefault(str(name), first).chunks.extend(chunks)
+            new = _Output(tuple(map(str, variable.dims[rank:])), variable.shape[rank:], variable.dtype, [])
+            old = found.get(str(name), new)
+            dtype = np.result_type(old.dtype, new.dtype)
+            found[str(name)] = old._replace(dtype=dtype, chunks=old.chunks + chunks)
     return found
 
 
 def _read(file: Path, digest: str) -> xr.Dataset:
-    """Read a chunk whole, or take it from memory if the file is the one that was read last."""
+    """Read a chunk whole, or take it from memory if the file was read lately and has not changed."""
     return _read_checked(file, digest, file.stat().st_mtime_ns)
 
 
@@ -284,7 +296,7 @@ def _read_checked(file: Path, digest: str, _modified: int = 0) -> xr.Dataset:
     """Read a chunk and check that it is what was written, by this sweep."""
     import xarray as xr
 
-    content, rerun = file.read_bytes(), "Run the sweep with repair=True."
+    content, rerun = file.read_bytes(), "Run the sweep again with repair=True."
     try:
         if hashlib.sha256(content).hexdigest()[:16] != file.stem.split("-")[1]:
             check.fail(f"chunk {file.name}", "its checksum", "other bytes", rerun, Damaged)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, execute, grid
+from biasjax import check, execute, grid, tree
 from biasjax import store as stores
 from biasjax.progress import Bar
 from biasjax.stepwise import Checkpoints, Stepwise
@@ -64,7 +63,7 @@ def run(
         Name -> values that change the program; each combination is compiled once.
     dims
         Names of the dimensions that an output has of itself, e.g. ``{"loss": ("step",)}``; others are called
-        ``loss_dim_0`` and so on.
+        ``loss_dim_0`` and so on. Outputs nested in ``fn``'s result are named by their keys joined by ".".
     chunk_size
         Greatest number of points at once. "auto" takes what fits into a quarter of the device's memory, and
         with a store at most a sixteenth of the grid, so that a stop costs little.
@@ -111,22 +110,23 @@ def run(
     """
     static, dims = {name: list(values) for name, values in (static or {}).items()}, dict(dims or {})
     axes = {name: grid.axis_values(name, values) for name, values in axes.items()}
-    for name in static:
-        if name in axes:
-            check.fail("static", "names that are not axes", name, "Keep it in one of the two.")
+    _check_names(axes, static, dims)
+    if chunk_size != "auto":
+        check.positive_int("chunk_size", chunk_size)
     if shard is not None and store is None:
         check.fail("shard", "a store that the workers share", None, "Pass store=folder.")
     mesh = mesh if mesh is not None else execute.default_mesh()
     every = check.positive_int("checkpoint_every", checkpoint_every)
-    checkpoints = None if store is None else Checkpoints(Path(store) / "unfinished", every)
-    plan = _Plan(fn, axes, static, jax.random.key(root), mesh, checkpoints)
+    store = None if store is None else Path(store).absolute()
+    checkpoints = None if store is None else Checkpoints(store / "unfinished", every)
+    plan = _Plan(fn, axes, static, dims, jax.random.key(root), mesh, checkpoints, {})
     if store is None:
         layout = _layout(plan, chunk_size, math.prod(plan.sizes))
         places = grid.regions(plan.sizes, layout)
-        write, finish = _in_memory(plan, dims, places)
+        write, finish = _in_memory(plan, places)
         _execute(plan, layout, places, range(len(plan.combinations) * len(places)), write, progress)
         return finish()
-    spec = _spec(plan, dims, root)
+    spec = _spec(plan, root)
     try:
         layout = stores.manifest(store).layout
     except ValueError:
@@ -134,7 +134,7 @@ def run(
     layout = stores.begin(store, spec, layout)
     places = grid.regions(plan.sizes, layout)
     todo = _todo(store, len(plan.combinations) * len(places), repair, shard)
-    write = functools.partial(_write_chunk, store, plan, dims)
+    write = functools.partial(_write_chunk, store, plan)
     try:
         _execute(plan, layout, places, todo, write, progress, keep_going=True)
     except BaseException as error:
@@ -152,9 +152,11 @@ class _Plan(NamedTuple):
     fn: Callable[..., Any] | Stepwise
     axes: dict[str, np.ndarray]
     static: dict[str, list[Any]]
+    dims: dict[str, Sequence[str]]
     key: jax.Array
     mesh: jax.sharding.Mesh | None
     checkpoints: Checkpoints | None
+    lowered: dict[tuple[int, tuple[int, ...]], Callable]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -173,9 +175,14 @@ def _lengths(plan: _Plan, layout: grid.Layout) -> tuple[int, ...]:
     )
 
 
-def _lower(plan: _Plan, chosen: dict[str, Any], lengths: Sequence[int]) -> Callable:
-    where = execute.frame(plan.axes, plan.key, lengths, plan.mesh)
-    return execute.lower(plan.fn, chosen, where)
+def _lower(plan: _Plan, i: int, lengths: Sequence[int]) -> Callable:
+    """Trace the i-th static combination for regions of some lengths, once."""
+    at = (i, tuple(lengths))
+    if at not in plan.lowered:
+        where = execute.frame(plan.axes, plan.key, lengths, plan.mesh)
+        lowered = execute.lower(plan.fn, plan.combinations[i], where)
+        plan.lowered[at] = functools.cache(lowered)
+    return plan.lowered[at]
 
 
 def _layout(plan: _Plan, chunk_size: int | str, most: int) -> grid.Layout:
@@ -183,20 +190,14 @@ def _layout(plan: _Plan, chunk_size: int | str, most: int) -> grid.Layout:
     if chunk_size != "auto":
         return grid.cut(plan.sizes, check.positive_int("chunk_size", chunk_size))
     layout = grid.cut(plan.sizes, most)
-    if math.prod(_lengths(plan, layout)) <= _SMALL:
-        return layout  # not worth compiling twice
-    for chosen in plan.combinations:
+    for i in range(len(plan.combinations)):
         try:
-            program = _lower(plan, chosen, _lengths(plan, layout))()
+            program: Any = _lower(plan, i, _lengths(plan, layout))()
         except Exception:  # raised again, with what else fails, when all combinations are lowered
             continue
         share = execute.budget() / max(1, program.bytes)
         return layout if share >= 1 else grid.cut(plan.sizes, max(1, int(most * share)))
     return layout
-
-
-# Points that are taken to fit into memory whatever they compute
-_SMALL = 4096
 
 
 def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: bool = False) -> None:
@@ -212,7 +213,7 @@ def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: b
         for i, future in programs.items():
             bar.describe(_describe_point(plan.combinations[i]))
             began = time.perf_counter()
-            relower = functools.partial(_lower, plan, plan.combinations[i])
+            relower = functools.partial(_lower, plan, i)
             program = execute.halving(future.result(), relower)
             bar.compiled(time.perf_counter() - began)
             for n in chunks[i]:
@@ -225,16 +226,18 @@ def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: b
 
 def _compile(plan, combinations: list[int], lengths, pool, keep_going: bool) -> tuple[dict, list[Exception]]:
     """Start compiling the programs; with ``keep_going`` collect what ``fn`` raises instead of raising it."""
-    programs, failures = {}, []
+    programs, outputs, failures = {}, {}, []
     for i in combinations:
-        chosen = plan.combinations[i]
         try:
-            programs[i] = pool.submit(_lower(plan, chosen, lengths))
+            compile_: Any = _lower(plan, i, lengths)
+            outputs[i] = compile_.__wrapped__.outputs
+            programs[i] = pool.submit(compile_)
         except Exception as error:
-            error.add_note(f"fn raised at {_describe_point(chosen) or 'every point'}")
+            error.add_note(f"fn raised at {_describe_point(plan.combinations[i]) or 'every point'}")
             if not keep_going:
                 raise
             failures.append(error)
+    _check_outputs(plan, outputs.values())
     return programs, failures
 
 
@@ -265,16 +268,54 @@ def _status(outputs: dict[str, np.ndarray], rank: int) -> np.ndarray:
     return status
 
 
-def _own_dims(name: str, own: int, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    names = tuple(dims.get(name) or (f"{name}_dim_{i}" for i in range(own)))
+def _check_names(axes, static, dims) -> None:
+    """Raise where a name stands for two things."""
+    taken = dict.fromkeys(axes, "an axis")
+    for name in static:
+        if name in taken or name in ("seed", "status", "computed", "key"):
+            got = f"{name!r}, {taken.get(name, 'a name of the engine itself')}"
+            check.fail("static", "names that are not axes", got, "Keep it in one of the two, or rename it.")
+        taken[name] = "static"
+    for name in {"key", "status", "computed"} & set(axes):
+        check.fail("axes", "names other than key, status and computed", name, "Rename the axis.")
+    for output, own in dims.items():
+        if isinstance(own, str) or len({*own}) < len(own) or {*own} & set(taken):
+            expected = "a tuple of distinct names that are neither axes nor static"
+            check.fail(f"dims[{output!r}]", expected, repr(own), "Rename them.")
+    for name, labels in _labels(static).items():
+        if len({(type(label), label) for label in labels}) < len(labels):
+            check.fail(f"static {name!r}", "values with labels of their own", labels, "Name or drop doubles.")
+
+
+def _check_outputs(plan: _Plan, all_outputs) -> None:
+    """Raise if outputs cannot be labelled, before anything runs."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for outputs in all_outputs:
+        if not outputs:
+            check.fail("fn", "at least one output", "none", "Return a dict of arrays.")
+        for name, value in outputs.items():
+            if name in (*plan.axes, *plan.static, "computed"):
+                check.fail("fn", "outputs named otherwise than axes and static", name, "Rename the output.")
+            own = value.shape[len(plan.axes) :]
+            names = _own_dims(plan, name, len(own))
+            if shapes.setdefault(name, own) != own:
+                got, fix = f"{shapes[name]} and {own}", "Pad it, or sweep these static values apart."
+                check.fail(f"output {name!r}", "one shape for all static values", got, fix)
+            for dim, size in zip(names, own, strict=True):
+                if shapes.setdefault(f"dimension {dim}", (size,)) != (size,):
+                    got, fix = f"{shapes[f'dimension {dim}'][0]} and {size}", "Name them apart in dims."
+                    check.fail(f"dimension {dim!r}", "one size for all outputs", got, fix)
+
+
+def _own_dims(plan: _Plan, name: str, own: int) -> tuple[str, ...]:
+    names = tuple(plan.dims.get(name) or (f"{name}_dim_{i}" for i in range(own)))
     if len(names) != own:
-        check.fail(
-            f"dims[{name!r}]", f"{own} names", names, "Name each dimension that the output has of itself."
-        )
+        fix = "Name each dimension that the output has of itself."
+        check.fail(f"dims[{name!r}]", f"{own} names", names, fix)
     return names
 
 
-def _in_memory(plan: _Plan, dims, places) -> tuple[Callable, Callable]:
+def _in_memory(plan: _Plan, places) -> tuple[Callable, Callable]:
     """Where chunks go without a store: ``write(index, region, outputs)`` and ``finish() -> Dataset``."""
     sizes = [len(values) for values in plan.static.values()]
     rank = len(plan.axes)
@@ -292,8 +333,8 @@ def _in_memory(plan: _Plan, dims, places) -> tuple[Callable, Callable]:
         lead = (*plan.static, *plan.axes)
         dataset = xr.Dataset(coords={**_labels(plan.static), **plan.axes}, attrs=stores.provenance())
         for name, found in pieces.items():
-            value = _assemble(name, found, sizes)
-            dataset[name] = (*lead, *_own_dims(name, value.ndim - len(lead), dims)), value
+            value = _assemble(found, sizes)
+            dataset[name] = (*lead, *_own_dims(plan, name, value.ndim - len(lead))), value
         if "status" in dataset:
             dataset["status"].attrs = stores.STATUS_ATTRS
         return dataset
@@ -301,12 +342,8 @@ def _in_memory(plan: _Plan, dims, places) -> tuple[Callable, Callable]:
     return write, finish
 
 
-def _assemble(name: str, pieces: dict[int, np.ndarray], sizes: list[int]) -> np.ndarray:
+def _assemble(pieces: dict[int, np.ndarray], sizes: list[int]) -> np.ndarray:
     """Stack the results of the static combinations, NaN where one lacks this output."""
-    shapes = {piece.shape for piece in pieces.values()}
-    if len(shapes) > 1:
-        fix = "Pad it, or sweep these static values apart."
-        check.fail(f"output {name!r}", "one shape for all static values", sorted(shapes), fix)
     first = next(iter(pieces.values()))
     if len(pieces) < math.prod(sizes):
         missing = np.full_like(first, np.nan, dtype=np.result_type(first.dtype, np.float16))
@@ -314,17 +351,11 @@ def _assemble(name: str, pieces: dict[int, np.ndarray], sizes: list[int]) -> np.
     return np.stack([pieces[i] for i in range(len(pieces))]).reshape((*sizes, *first.shape))
 
 
-def _write_chunk(
-    store, plan: _Plan, dims, n: int, region: grid.Region, outputs: dict[str, np.ndarray]
-) -> None:
+def _write_chunk(store, plan: _Plan, n: int, region: grid.Region, outputs: dict[str, np.ndarray]) -> None:
     if jax.process_index() == 0:
-        lead = (*plan.static, *plan.axes)
-        ones = (1,) * len(plan.static)
+        lead, rank = (*plan.static, *plan.axes), len(plan.axes)
         variables = {
-            name: (
-                (*lead, *_own_dims(name, value.ndim - len(plan.axes), dims)),
-                value.reshape(*ones, *value.shape),
-            )
+            name: ((*lead, *_own_dims(plan, name, value.ndim - rank)), value[(None,) * len(plan.static)])
             for name, value in outputs.items()
         }
         stores.write_chunk(store, n, variables)
@@ -342,10 +373,10 @@ def _todo(store, total: int, repair: bool, shard: str | None) -> list[int]:
     """Numbers of the chunks that this worker has to compute."""
     bad = stores.damaged(store)
     if bad and not repair:
-        fix = "Run again with repair=True to compute them anew."
-        check.fail(f"store {store}", "whole chunks", "; ".join(bad.values()), fix)
-    for n in bad:
-        stores.finished(store)[n].unlink(missing_ok=True)
+        raise stores.Damaged("\n".join(bad.values()))
+    for n, file in stores.finished(store).items():
+        if n in bad:
+            file.unlink(missing_ok=True)
     worker, workers = _shard(shard)
     done = stores.finished(store)
     return [n for n in range(total) if n not in done and n % workers == worker]
@@ -366,36 +397,52 @@ def _shard(shard: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _spec(plan: _Plan, dims, root: int) -> dict[str, Any]:
+def _spec(plan: _Plan, root: int) -> dict[str, Any]:
     """What makes a sweep this one, as JSON."""
+    combinations = [_describe_point(chosen) or "every point" for chosen in plan.combinations]
     spec = {
-        "fn": _describe(plan.fn),
+        "fn": _name(plan.fn),
+        "fn at": {at: _digest(plan, i) for i, at in enumerate(combinations)},
         "static": _labels(plan.static),
         "axes": {name: values.tolist() for name, values in plan.axes.items()},
         "dtypes": {name: str(values.dtype) for name, values in plan.axes.items()},
-        "dims": {name: list(names) for name, names in dims.items()},
+        "dims": {name: list(names) for name, names in plan.dims.items()},
         "root": root,
     }
     return json.loads(json.dumps(spec))
 
 
-def _describe(fn: Callable | Stepwise) -> str:
-    """Name of a function with a checksum of its source, and what it is partially applied to."""
-    if isinstance(fn, Stepwise):
-        return f"{', '.join(_describe(stage) for stage in fn[:3])}, {fn.steps} steps"
-    if isinstance(fn, functools.partial):
-        given = ", ".join([*map(_text, fn.args), *(f"{k}={_text(v)}" for k, v in fn.keywords.items())])
-        return f"{_describe(fn.func)}({given})"
+def _digest(plan: _Plan, i: int) -> str | None:
+    """Checksum of what ``fn`` computes at a point, constants included, or None if it raises."""
+
+    def whole(key, **numbers):
+        if not isinstance(plan.fn, Stepwise):
+            return plan.fn(key, **numbers, **plan.combinations[i])
+        carry = plan.fn.start(key, **numbers, **plan.combinations[i])
+        carry = plan.fn.advance(carry, key, **numbers, **plan.combinations[i])  # one step stands for all
+        return plan.fn.finish(carry, key, **numbers, **plan.combinations[i])
+
+    numbers = {name: jax.ShapeDtypeStruct((), v.dtype) for name, v in plan.axes.items() if name != "seed"}
     try:
-        source = inspect.getsource(fn)
-    except (OSError, TypeError):
-        source = ""
-    checksum = hashlib.sha256(source.encode()).hexdigest()[:12]
-    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', repr(fn))} {checksum}"
+        closed = jax.make_jaxpr(whole)(plan.key, **numbers)
+    except Exception:
+        return None
+    checksum = hashlib.sha256(_text(closed.jaxpr).encode())
+    for constant in tree.constants(closed):
+        checksum.update(np.asarray(constant).tobytes())
+    return checksum.hexdigest()[:16]
+
+
+def _name(fn: Any) -> str:
+    if isinstance(fn, Stepwise):
+        return ", ".join([*map(_name, fn[:3]), f"{fn.steps} steps"])
+    fn = fn.func if isinstance(fn, functools.partial) else fn
+    return getattr(fn, "__qualname__", type(fn).__qualname__)
 
 
 def _text(value: Any) -> str:
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    """What Python prints, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _describe_point(chosen: dict[str, Any]) -> str:
@@ -408,4 +455,5 @@ def _labels(static: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def _label(value: Any) -> Any:
     """Coordinate of a static value: itself if a string, number or bool, else its name."""
+    value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, (str, int, float, bool)) else getattr(value, "__name__", _text(value))

@@ -110,7 +110,8 @@ class History(NamedTuple):
         ``(reports, depth)`` root mean square of bias minus its share of the following running mean; None
         unless a batch norm follows every hidden linear layer directly.
     running_mean
-        ``(reports, depth)`` mean over channels of that running mean; None likewise, but also without biases.
+        ``(reports, depth)`` mean over channels of that running mean; None likewise, but there without biases,
+        too. Lag and running mean are 0 for layers beyond the depth in use.
     """
 
     loss: jax.Array
@@ -359,6 +360,9 @@ def _check_run(network: Network, data: Data, steps: int, batch_size: int, report
     if batch_size == 1 and network.order.split("-").count("bn") and parse_order(network).linear == "dense":
         fix = "Batch norm of a single example leaves only its bias."
         check.fail("batch_size", "at least 2 under batch norm", batch_size, fix)
+    if parse_order(network).linear == "dense" and data.train_x.ndim != 2:
+        fix = "Flatten images with data.flatten."
+        check.fail("data", "inputs (examples, features) for a dense network", data.train_x.shape, fix)
     if network.inputs != features:
         fix = "Set Network(inputs=...), or flatten images with data.flatten for dense layers."
         check.fail("network", f"inputs={features} as in the data", network.inputs, fix)
@@ -420,7 +424,12 @@ def _update(
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
     updates, optimizer_state = tx.update(gradients, old.optimizer_state, old.params)
-    params = jax.tree.map(jnp.add, old.params, updates)
+    # Traced hyperparameters may be wider than the run
+    params, optimizer_state = jax.tree.map(
+        lambda was, now: jnp.asarray(now, was.dtype),
+        (old.params, old.optimizer_state),
+        (jax.tree.map(lambda p, u: p + jnp.asarray(u, p.dtype), old.params, updates), optimizer_state),
+    )
     bias_gradient, share = hidden_biases(gradients), old.share
     if bias_gradient is not None and old.bias_gradient is not None:
         bias_gradient = jnp.maximum(old.bias_gradient, jnp.linalg.norm(bias_gradient, axis=1))
@@ -438,14 +447,16 @@ def _report(
         logits, _ = _apply(network, hyperparams, now.params, now.state, data.test_x, train=train)
         return jnp.mean(jnp.argmax(logits, -1).astype(data.test_y.dtype) == data.test_y)
 
-    biases, stats = hidden_biases(now.params), following_stats(network, now.state)
+    biases, stats = hidden_biases(now.params), following_stats(network, now.state, hyperparams.depth)
+    used = network.depth if hyperparams.depth is None else hyperparams.depth
+    in_use = jnp.arange(network.depth) < used
     report: dict[str, Any] = {"accuracy_batch": accuracy(True), "accuracy_running": accuracy(False)}
     report |= dict.fromkeys(("bias_gradient", "bias_mean", "bias_drift", "lag", "running_mean"))
     if biases is not None:
         drift = jnp.sqrt(jnp.mean(jnp.square(biases - start_biases), 1))
         report |= {"bias_gradient": now.bias_gradient, "bias_mean": biases.mean(1), "bias_drift": drift}
     if stats is not None:
-        report["running_mean"] = stats.mean.mean(1)
+        report["running_mean"] = jnp.where(in_use, stats.mean.mean(1), 0)
     if biases is not None and now.share is not None:
-        report["lag"] = jnp.sqrt(jnp.mean(jnp.square(biases - now.share), 1))
+        report["lag"] = jnp.where(in_use, jnp.sqrt(jnp.mean(jnp.square(biases - now.share), 1)), 0)
     return report

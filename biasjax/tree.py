@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
@@ -102,7 +103,8 @@ def count(params: Any, is_bias: IsBias = is_bias) -> Count:
     >>> count({"kernel": jnp.zeros((3, 3, 3, 64)), "bias": jnp.zeros(64)})
     Count(total=1792, biases=64)
     """
-    sizes = [(math.prod(leaf.shape), is_bias(path, leaf)) for path, leaf in paths(params).items()]
+    arrays = {path: leaf for path, leaf in paths(params).items() if hasattr(leaf, "shape")}
+    sizes = [(math.prod(leaf.shape), is_bias(path, leaf)) for path, leaf in arrays.items()]
     return Count(sum(n for n, _ in sizes), sum(n for n, bias in sizes if bias))
 
 
@@ -155,7 +157,7 @@ def layers(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) -> 
     [Layer(name='params', output_shape=(5, 2), repeats=1, parameters=8, biases=2)]
     """
     leaves = paths(params)
-    owners = [path.rpartition("/")[0] or "params" for path in leaves]
+    owners = [path.removesuffix("/value").rpartition("/")[0] or "params" for path in leaves]
     jaxpr = jax.make_jaxpr(fn)(params, *args).jaxpr
     meetings: dict[str, tuple[tuple[int, ...], int]] = {}
     _meet(jaxpr, [*owners, *[_DATA] * (len(jaxpr.invars) - len(owners))], 1, meetings)
@@ -198,6 +200,18 @@ def summary(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) ->
     lines = [f"{name:{a}}  {shape:{b}}  {n:>{c}}  {biases:>{d}}" for name, shape, n, biases in cells]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def constants(jaxpr: Any) -> list[Any]:
+    """Arrays that a traced program closes over, those of the programs inside it included."""
+    found = list(getattr(jaxpr, "consts", ()))
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        for value in eqn.params.values():
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(item, (jex.ClosedJaxpr, jex.Jaxpr)):
+                    found += constants(item)
+    keys = [jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) for c in found]
+    return [jax.random.key_data(c) if key else c for key, c in zip(keys, found, strict=True)]
 
 
 # What a value of the traced program depends on: None for scalar constants alone, the name of a layer for

@@ -80,6 +80,7 @@ def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
 
     began = time.perf_counter()
     folder = common.output / name
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     console.print(f"[bold]{name}[/]: {(module.__doc__ or '').splitlines()[0]}")
     dataset = module.run(config)
     dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(config)))
@@ -87,7 +88,7 @@ def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
     plot.save(module.figure(dataset), folder / name)
     claims = module.claims(dataset)
     (folder / "claims.json").write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
-    holds = report(claims)
+    holds = bool(claims) and report(claims)
     verdict = "all claims hold" if holds else "some claims do not hold"
     console.print(f"{name}: {verdict} ({time.perf_counter() - began:.0f} s); written to {folder}")
     return holds
@@ -109,7 +110,7 @@ def parse(name: str, arguments: list[str]) -> tuple[ModuleType, Any, Common]:
 
 
 def main(arguments: list[str]) -> int:
-    """Dispatch the command line; return the exit status, 1 if a claim does not hold."""
+    """Dispatch the command line; return 1 if a claim does not hold, 2 if a run was not possible."""
     known = experiments()
     if not arguments or arguments[0] in ("-h", "--help", "list"):
         list_experiments()
@@ -123,7 +124,11 @@ def main(arguments: list[str]) -> int:
         list_experiments()
         return 0
     chosen = list(known) if name == "all" else [name]
-    results = [execute(one, *parse(one, rest)) for one in chosen]
+    try:
+        results = [execute(one, *parse(one, rest)) for one in chosen]
+    except (ValueError, OSError) as error:
+        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        return 2
     return 0 if all(results) else 1
 
 

@@ -13,6 +13,13 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drop compiled programs after each file: thousands in one process exhaust the memory maps it may have."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Run a test in float64 without leaking the setting."""

@@ -117,7 +117,8 @@ def test_depth_mask_is_a_shallower_network(order, key):
         shallow = Network(inputs=3, width=8, depth=depth, outputs=4, order=order, residual=True)
         own, own_state = network.init(key, shallow, Scales(1.2, 0.1))
         chex.assert_trees_all_close(own.stem, params.stem)  # layers draw from their own key
-        truth, new = network.apply(shallow, own._replace(head=params.head), own_state, x, train=True)
+        chex.assert_trees_all_equal(own.head, params.head)
+        truth, new = network.apply(shallow, own, own_state, x, train=True)
         masked, masked_state = run(depth)
         np.testing.assert_allclose(masked, truth, rtol=1e-5, atol=1e-6)
         kept = jax.tree.map(lambda leaf, n=depth: leaf[: n - 1], masked_state.body)
@@ -205,6 +206,8 @@ BAD = [
     (lambda key: _network(order="dense-bn-ln"), ValueError, "at most one norm"),
     (lambda key: _network(order="dense-act"), ValueError, "activation=jnp.cos"),
     (lambda key: _network(activation=jnp.cos), ValueError, '"act" where your own activation stands'),
+    (lambda key: _network(padding="VALID"), ValueError, "one of CIRCULAR, SAME"),
+    (lambda key: _network(conv_method="fft"), ValueError, "one of direct, im2col"),
     (lambda key: _network(width=0), ValueError, "width: expected an integer of at least 1, got 0"),
     (lambda key: _network(depth=2.5), TypeError, "depth: expected an integer"),
     (lambda key: _network(order="conv-gn-relu", groups=3), ValueError, "a divisor of the width 8, got 3"),

@@ -16,9 +16,9 @@ AXES = {"seed": [3, 5], "sigma": np.linspace(0.5, 2.0, 4), "shift": [0.0, 1.0, 2
 
 
 def test_equals_the_loop_over_points():
-    dataset = sweep.run(_point, AXES, static={"power": [2, 1]}, dims={"nested/sample": ("example",)})
+    dataset = sweep.run(_point, AXES, static={"power": [2, 1]}, dims={"nested.sample": ("example",)})
     assert dataset["moment"].dims == ("power", "seed", "sigma", "shift")
-    assert dataset["nested/sample"].dims == ("power", "seed", "sigma", "shift", "example")
+    assert dataset["nested.sample"].dims == ("power", "seed", "sigma", "shift", "example")
     assert dataset.power.values.tolist() == [2, 1]
     for seed in AXES["seed"]:
         key = jax.random.fold_in(jax.random.key(0), seed)
@@ -27,7 +27,7 @@ def test_equals_the_loop_over_points():
                 truth = _point(key, sigma=sigma, shift=jnp.float32(shift), power=2)
                 here = dataset.sel(power=2, seed=seed, sigma=sigma, shift=shift)
                 np.testing.assert_allclose(here["moment"], truth["moment"], rtol=1e-5)
-                np.testing.assert_allclose(here["nested/sample"], truth["nested"]["sample"], rtol=1e-5)
+                np.testing.assert_allclose(here["nested.sample"], truth["nested"]["sample"], rtol=1e-5)
 
 
 def test_inner_axes_share_the_draws_of_a_seed():
@@ -64,11 +64,38 @@ def test_one_trace_for_each_static_combination():
     np.testing.assert_array_equal(dataset.y, [[1, 4], [1, 8]])
 
 
-def test_the_same_sweep_again_is_not_traced_again():
-    counted = chex.assert_max_traces(lambda key, *, sigma: {"y": 2 * sigma}, n=1)
-    for shift in (0.0, 1.0):
-        dataset = sweep.run(counted, {"sigma": [1.0 + shift, 2.0 + shift]})
-    np.testing.assert_array_equal(dataset.y, [4, 6])
+def test_equal_static_values_and_changed_globals_are_not_confused():
+    def typed(key, *, x, mode):
+        return {"y": x + (100.0 if mode is True else 0.0)}
+
+    np.testing.assert_array_equal(
+        sweep.run(typed, {"x": [0.0, 1.0]}, static={"mode": [1, True]}).y[:, 0], [0, 100]
+    )
+    factor = 1.0
+
+    def scaled(key, *, x):
+        return {"y": factor * x}
+
+    assert sweep.run(scaled, {"x": [1.0]}).y.item() == 1.0
+    factor = 5.0
+    assert sweep.run(scaled, {"x": [1.0]}).y.item() == 5.0
+
+
+def test_narrow_and_complex_outputs(tmp_path):
+    def fn(key, *, x):
+        return {
+            "narrow": jnp.log(x).astype(jnp.bfloat16),
+            "complex": jax.lax.complex(x, 1.0),
+            "deep": {"er": [x]},
+        }
+
+    for options in ({}, {"store": tmp_path}):
+        dataset = sweep.run(fn, {"x": [-1.0, 0.0, 1.0]}, **options)
+        assert dataset.status.values.tolist() == [2, 1, 0]
+        assert dataset.narrow.dtype == np.float32
+        assert dataset["deep.er.0"].values.tolist() == [-1.0, 0.0, 1.0]
+    partly = sweep.run(fn, {"x": [1.0, 2.0]}, store=tmp_path / "part", chunk_size=1, shard="0/2")
+    assert np.isnan(partly.complex.values[1])
 
 
 def test_missing_outputs_are_nan_and_labels_are_kept():
@@ -103,7 +130,7 @@ def test_any_pytree_is_an_output():
     dataset = sweep.run(lambda key, *, x: x**2, {"x": [1.0, 3.0]})
     assert dataset.output.values.tolist() == [1.0, 9.0]
     dataset = sweep.run(lambda key, *, x: [x, (2 * x, {"y": 3 * x})], {"x": [1.0]})
-    assert {"0", "1/0", "1/1/y"} <= set(dataset)
+    assert {"0", "1.0", "1.1.y"} <= set(dataset)
     assert sweep.run(lambda key: {"y": 2.0}, {}).y.item() == 2.0
 
 
@@ -132,12 +159,36 @@ def test_float64_under_x64_alone(x64):
     [
         ({"x": 1.0}, None, r"axis 'x': expected a non-empty 1-D array, got shape \(\)"),
         ({"x": []}, None, r"got shape \(0,\)"),
-        ({"x": [1.0]}, {"x": [1]}, "names that are not axes, got x"),
+        ({"x": [1.0]}, {"x": [1]}, "names that are not axes, got 'x', an axis"),
+        ({"x": [1.0]}, {"seed": [1]}, "got 'seed'"),
+        ({"status": [1.0]}, None, "other than key, status and computed"),
+        ({"x": [1.0]}, {"n": [1, 1]}, "values with labels of their own"),
+        ({"x": [2**40]}, None, "integers that fit into int32"),
     ],
 )
 def test_bad_input_is_refused_clearly(axes, static, message):
     with pytest.raises(ValueError, match=message):
         sweep.run(lambda key, *, x: {"y": x}, axes, static=static)
+
+
+def test_seeds_are_integers():
+    with pytest.raises(TypeError, match="axis 'seed': expected integers"):
+        sweep.run(lambda key: {"y": 1.0}, {"seed": [0.1, 0.2]})
+
+
+@pytest.mark.parametrize(
+    ("fn", "dims", "message"),
+    [
+        (lambda key, *, x: {"x": x}, None, "outputs named otherwise"),
+        (lambda key, *, x: {}, None, "at least one output"),
+        (lambda key, *, x: {"y": jnp.ones(2)}, {"y": ("a", "b")}, "1 names, got"),
+        (lambda key, *, x: {"y": jnp.ones(2)}, {"y": ("x",)}, "neither axes nor static"),
+        (lambda key, *, x: {"y": jnp.ones(2), "z": jnp.ones(3)}, {"y": ("a",), "z": ("a",)}, "one size"),
+    ],
+)
+def test_outputs_that_cannot_be_labelled_are_refused(fn, dims, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.run(fn, {"x": [1.0]}, dims=dims)
 
 
 def test_outputs_of_different_shapes_are_refused():

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
-from biasjax import grid, store, sweep
+from biasjax import grid, stepwise, store, sweep
 
 WORKER = Path(__file__).with_name("sweep_worker.py")
 CHUNKS = 2 * 4 * 5
@@ -198,6 +199,48 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
         _run(tmp_path, static={"kind": ["good"]})
 
 
+def test_what_fn_closes_over_is_part_of_the_sweep(tmp_path):
+    def make(factor):
+        return lambda key, *, x: {"y": jnp.asarray(factor) * x}
+
+    for i, (first, other) in enumerate([(2.0, 3.0), (np.zeros(3000), np.eye(1, 3000, 1500)[0])]):
+        _run(tmp_path / str(i), fn=make(first))
+        _run(tmp_path / str(i), fn=make(first))  # another function that computes the same
+        with pytest.raises(ValueError, match="fn at every point"):
+            _run(tmp_path / str(i), fn=make(other))
+
+
+def test_dtypes_of_static_values_are_promoted(tmp_path):
+    def fn(key, *, x, kind):
+        return {"y": jnp.int32(x) if kind == 0 else x + 0.5}
+
+    for options in ({}, {"store": tmp_path}):
+        y = sweep.run(fn, {"x": [0.0, 1.0]}, static={"kind": [0, 1]}, **options).y
+        np.testing.assert_array_equal(y, [[0, 1], [0.5, 1.5]])
+
+
+def test_a_relative_store_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = _run("here")
+    monkeypatch.chdir("/")
+    assert np.isfinite(dataset.y).all()
+
+
+def test_a_damaged_checkpoint_costs_time_alone(tmp_path):
+    double = stepwise.Stepwise(
+        start=lambda key, *, x: x,
+        advance=lambda carry, key, *, x: 2 * carry,
+        finish=lambda carry, key, *, x: {"y": carry},
+        steps=4,
+    )
+    broken = tmp_path / "unfinished" / "000000" / "3"
+    broken.mkdir(parents=True)
+    (broken / "_METADATA").write_text("{")
+    with pytest.warns(UserWarning, match="is not usable"):
+        dataset = sweep.run(double, {"x": [1.0, 3.0]}, store=tmp_path, chunk_size=2)
+    assert dataset.y.values.tolist() == [16.0, 48.0]
+
+
 def test_one_bad_static_value_loses_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="no such kind") as caught:
         _run(tmp_path, static={"kind": ["bad", "good"]})
@@ -280,7 +323,7 @@ def test_memory_is_halved_until_it_suffices():
     tried = len(seen)
     halved(whole)
     assert max(np.prod(shape) for shape in seen[tried:]) <= 2  # what did not fit is not tried again
-    with pytest.raises(ValueError, match="a single point does not fit"):
+    with pytest.raises(ValueError, match="room for a single point"):
         grid.halves((slice(0, 1),))
 
 
@@ -310,6 +353,6 @@ def test_slurm_numbers_become_a_shard(monkeypatch):
 def test_no_store_to_open(tmp_path):
     with pytest.raises(ValueError, match="a readable manifest"):
         store.open(tmp_path)
-    store.begin(tmp_path, {"axes": {"x": [1]}, "static": {}, "dtypes": {}}, grid.Layout(0, 1))
+    store.begin(tmp_path, {"axes": {"x": [1]}, "static": {}, "dtypes": {}, "fn at": {}}, grid.Layout(0, 1))
     with pytest.raises(ValueError, match="at least one finished chunk"):
         store.open(tmp_path)

@@ -173,13 +173,36 @@ def test_one_compile_for_all_numbers(key):
 def test_traced_depth_trains_the_shallower_network(key):
     deep, shallow = _train(steps=10, depth=4), _train(steps=10, depth=2)
     masked, _ = deep(key, Scales(), Hyperparams(depth=jnp.array(2)))
-    # The head draws from the key after the last layer, so the shallow twin starts from the deep one's
+    # Static and traced depths are the same run
     end, _ = deep(key, Scales(), Hyperparams(depth=2))
     chex.assert_trees_all_close(masked.params, end.params)
     unused = jax.tree.map(lambda leaf: leaf[1:], masked.params.body)
     start, _ = network.init(jax.random.split(key)[0], _network(depth=4))
     chex.assert_trees_all_close(unused, jax.tree.map(lambda leaf: leaf[1:], start.body))
     assert shallow(key)[1].loss.shape == (10,)
+
+
+def test_reports_of_a_masked_depth_are_those_of_the_shallower_network(key):
+    for order in ("dense-bn-relu", "bn-relu-dense"):
+        numbers = Hyperparams(0.05, 0.01, bn_momentum=0.9)
+        deep = _train(order=order, depth=3)(key, Scales(bias_mean=2.0), numbers._replace(depth=jnp.array(2)))[
+            1
+        ]
+        shallow = _train(order=order, depth=2)(key, Scales(bias_mean=2.0), numbers)[1]
+        np.testing.assert_allclose(deep.loss, shallow.loss, rtol=1e-4)
+        for name in ("lag", "running_mean", "bias_mean", "bias_gradient"):
+            ours, truth = getattr(deep, name)[:, :2], getattr(shallow, name)
+            np.testing.assert_allclose(ours, truth, rtol=1e-3, atol=1e-5, err_msg=f"{order} {name}")
+        assert (deep.lag[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+def test_runs_keep_a_dtype_narrower_than_their_numbers(optimizer, key, standard_promotion):
+    narrow = data.astype(CLUSTERS, "bfloat16")
+    train = _train(optimizer, dataset=narrow, steps=3)
+    end, history = jax.jit(lambda rate: train(key, Scales(), Hyperparams(rate, rate)))(jnp.float32(0.1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(end.params)} == {jnp.dtype("bfloat16")}
+    assert np.isfinite(history.loss).all()
 
 
 def test_divergence_is_recorded(key):
@@ -211,7 +234,7 @@ def test_reports_where_asked_and_what_applies(key):
 def test_learns_digits(key, standard_promotion):
     digits = data.digits()
     net = Network(inputs=1, width=8, depth=2, outputs=10, order="conv-bn-relu", linear_bias=False)
-    train = jax.jit(make_train(net, "adam", digits, steps=150, batch_size=64))
+    train = jax.jit(make_train(net, "adam", digits, steps=250, batch_size=64))
     history = train(key, Scales(), Hyperparams(0.02, bn_momentum=0.9))[1]
     assert history.accuracy_running[-1] > 0.7
     assert history.loss[-10:].mean() < history.loss[0] / 2
@@ -251,6 +274,7 @@ BAD = [
     (lambda: _train(batch_size=121), ValueError, "at most the 120 training examples, got 121"),
     (lambda: _train(batch_size=1), ValueError, "at least 2 under batch norm"),
     (lambda: _train(steps=0), ValueError, "steps: expected an integer of at least 1"),
+    (lambda: _train(dataset=data.digits(), inputs=1), ValueError, "inputs .examples, features."),
     (lambda: _train(inputs=4), ValueError, "inputs=5 as in the data, got 4"),
     (lambda: _train(outputs=3), ValueError, "outputs=4 or more, got 3"),
     (lambda: _train(outputs=None), ValueError, "outputs=4 or more, got None"),
