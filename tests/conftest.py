@@ -15,7 +15,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Drop compiled programs after each file: thousands in one process exhaust the memory maps it may have."""
+    """Drop compiled programs after each file: thousands in one process exhaust its memory maps."""
     yield
     jax.clear_caches()
 
