@@ -2,14 +2,14 @@
 
 Source: the issues that people file against model after model: "the bias before this norm is redundant"
 (tensorflow#37365, timm#357, torchvision#4914, CycleGAN#431, transformers#43838), and seed document 003, which
-asks when bias=False is right. The gallery (`experiments/gallery.py`) has small versions of fourteen networks, a
-bias in every layer; `biasjax.audit` sees each as a plain function, in training and in evaluation.
+asks when bias=False is right. The gallery (`experiments/gallery.py`) has small versions of fourteen networks,
+a bias in every layer; `biasjax.audit` sees each as a plain function, in training and in evaluation.
 
-Expected: what can be counted by hand. In training batch norm cancels every conv bias whose channel it alone
-reads, also along the residual stream and, in MobileNet v2, the bias of the batch norm at a linear bottleneck; in
-evaluation it cancels none. Group norm cancels one direction per group, layer norm one of all that is added to the
-stream. Key biases are cancelled, unless rotary embedding or query-key norm stands between them and the scores.
-A value bias can always be replaced by the output bias.
+Expected: what can be counted by hand. In training batch norm cancels every conv bias that reaches the output
+through it alone, also along a residual stream, and in MobileNet v2 the bias of the batch norm at a linear
+bottleneck; in evaluation it cancels none. Group norm cancels one direction per group, layer norm one of each
+bias that is added to the stream. Key biases are cancelled, unless rotary embedding or query-key norm stands
+between them and the scores. A value bias can always be replaced by the output bias.
 
 Cost: about 100 s on 2 CPU cores, nearly all of it compiling. Command: `python -m experiments audit_tour`.
 """
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from biasjax.findings import BiasAudit
 
 MODES = ("train", "eval")
-# A bias is needed if it can do anything that no other bias can
+# A bias is needed if it can do anything that no other bias can. Absorbable is said of one at a time: of two
+# biases that can stand in for each other, one must stay
 FATES = ("cancelled", "absorbable", "needed")
 
 
@@ -184,7 +185,7 @@ def table(dataset: xr.Dataset) -> str:
             for mode in MODES
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "Each cell: cancelled / absorbable / needed."])
+    return "\n".join([*lines, "", "Each cell: cancelled / absorbable (by other biases that stay) / needed."])
 
 
 def figure(dataset: xr.Dataset):
@@ -199,8 +200,9 @@ def figure(dataset: xr.Dataset):
             ax.barh(names, share, left=left, color=color, label=fate, height=0.75)
             left += share
         ax.set(xlim=(0, 100), xlabel="% of the bias parameters")
+        ax.margins(y=0.02)
         ax.invert_yaxis()
         ax.grid(False)
     axes[1].set_yticklabels([])
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(FATES))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return fig

@@ -124,7 +124,9 @@ class Attend(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Return features."""
-        params: Any = self.param("heads", attention.attention_init, x.shape[-1], HEADS, qk_norm=self.qk_norm)  # pyright: ignore[reportArgumentType]
+        options = {"features": x.shape[-1], "heads": HEADS, "qk_norm": self.qk_norm}
+        init: Any = functools.partial(attention.attention_init, **options)
+        params: Any = self.param("heads", init)
         return attention.attention(params, x, heads=HEADS, rotary=self.rotary)
 
 
@@ -226,7 +228,7 @@ def _of_images(net: Callable, width: int = WIDTH) -> tuple:
     return _pure(net(width), _images())
 
 
-def _of_tokens(*, width: int = WIDTH, **options: bool) -> tuple:
+def _of_tokens(*, width: int = WIDTH, **options: Any) -> tuple:
     tokens = jax.random.randint(jax.random.key(4), (BATCH, LENGTH), 0, CLASSES)
     return _pure(Transformer(width, **options), tokens)
 
