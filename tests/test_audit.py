@@ -589,6 +589,7 @@ def svd_rank(rows, tolerance=1e-9):
 
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5))
+@hypothesis.example(["group", "rms", "group", "tanh", "residual"])  # derivatives near zero in groups of two
 def test_verdicts_agree_with_brute_force(layers):
     fn, params = compose(layers)
     x = ROWS[:, :4]
