@@ -128,7 +128,7 @@ def _program(where: Frame, run: Callable, largest: Any) -> Callable[..., Outputs
             values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
         trim = tuple(slice(n) for n in grid.shape(region))
         outputs = tree.paths(run(*values, checkpoints=checkpoints))
-        return {name: _fetch(value)[trim] for name, value in outputs.items()}
+        return {name or "output": _fetch(value)[trim] for name, value in outputs.items()}
 
     stats = largest.memory_analysis()
     sizes = ("temp", "output", "argument")

@@ -179,15 +179,20 @@ def _lower(plan: _Plan, chosen: dict[str, Any], lengths: Sequence[int]) -> Calla
 
 
 def _layout(plan: _Plan, chunk_size: int | str, most: int) -> grid.Layout:
-    """Cut the grid by the number of points, or so that the first combination fits into the memory budget."""
+    """Cut the grid by the number of points, or so that a combination fits into the memory budget."""
     if chunk_size != "auto":
         return grid.cut(plan.sizes, check.positive_int("chunk_size", chunk_size))
     layout = grid.cut(plan.sizes, most)
     if math.prod(_lengths(plan, layout)) <= _SMALL:
         return layout  # not worth compiling twice
-    needed = _lower(plan, plan.combinations[0], _lengths(plan, layout))().bytes  # pyright: ignore
-    share = execute.budget() / max(1, needed)
-    return layout if share >= 1 else grid.cut(plan.sizes, max(1, int(most * share)))
+    for chosen in plan.combinations:
+        try:
+            program = _lower(plan, chosen, _lengths(plan, layout))()
+        except Exception:  # raised again, with what else fails, when all combinations are lowered
+            continue
+        share = execute.budget() / max(1, program.bytes)
+        return layout if share >= 1 else grid.cut(plan.sizes, max(1, int(most * share)))
+    return layout
 
 
 # Points that are taken to fit into memory whatever they compute
@@ -306,7 +311,7 @@ def _assemble(name: str, pieces: dict[int, np.ndarray], sizes: list[int]) -> np.
     if len(pieces) < math.prod(sizes):
         missing = np.full_like(first, np.nan, dtype=np.result_type(first.dtype, np.float16))
         pieces = {i: pieces.get(i, missing) for i in range(math.prod(sizes))}
-    return np.stack([pieces[i] for i in range(len(pieces))]).reshape(*sizes, *first.shape)
+    return np.stack([pieces[i] for i in range(len(pieces))]).reshape((*sizes, *first.shape))
 
 
 def _write_chunk(

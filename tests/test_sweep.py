@@ -99,6 +99,29 @@ def test_steps_are_the_whole_computation():
     np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-5)
 
 
+def test_any_pytree_is_an_output():
+    dataset = sweep.run(lambda key, *, x: x**2, {"x": [1.0, 3.0]})
+    assert dataset.output.values.tolist() == [1.0, 9.0]
+    dataset = sweep.run(lambda key, *, x: [x, (2 * x, {"y": 3 * x})], {"x": [1.0]})
+    assert {"0", "1/0", "1/1/y"} <= set(dataset)
+    assert sweep.run(lambda key: {"y": 2.0}, {}).y.item() == 2.0
+
+
+def test_memory_decides_the_chunks(monkeypatch):
+    monkeypatch.setattr(sweep.execute, "budget", lambda: 40_000)
+    seen, compute = [], sweep._compute
+
+    def counted(plan, program, n, region, write):
+        seen.append(grid.shape(region))
+        compute(plan, program, n, region, write)
+
+    monkeypatch.setattr(sweep, "_compute", counted)
+    axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
+    dataset = sweep.run(lambda key, *, x, y: {"z": jnp.full(10, x * y)}, axes)
+    assert 2 < len(seen) < 50
+    np.testing.assert_array_equal(dataset.z[..., 0], np.outer(np.arange(100), np.arange(100)))
+
+
 def test_float64_under_x64_alone(x64):
     dataset = sweep.run(lambda key, *, x: {"y": x / 3}, {"x": [1.0]})
     assert dataset.y.dtype == dataset.x.dtype == np.float64
