@@ -73,7 +73,9 @@ def audit_biases(
     -----
     A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along
     it, small and large, move the output by no more than round-off. For piecewise analytic functions a zero
-    derivative at random points means, with probability one, no effect in the pieces visited.
+    derivative at random points means, with probability one, no effect in the pieces visited. Round-off is
+    measured at one input of each of a few draws: where it is hundreds of times larger at others (a norm over
+    two features that are nearly equal at some inputs), a dead direction could be taken for a live one.
 
     v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
     weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the

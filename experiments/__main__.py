@@ -1,7 +1,8 @@
 """List and run the experiments: `python -m experiments [NAME | all] [--smoke] [--output DIR] [--OPTION ...]`.
 
 An experiment is a module beside this one with `Config` (a frozen dataclass), `SMOKE` (a config that takes
-seconds), `run(config) -> xr.Dataset`, `claims(dataset) -> list[Claim]` and `figure(dataset) -> Figure`.
+seconds), `run(config) -> xr.Dataset`, `claims(dataset) -> list[Claim]` and `figure(dataset) -> Figure`. A
+module with `table(dataset) -> str` has that printed, too.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
     plot.save(module.figure(dataset), folder / name)
     claims = module.claims(dataset)
     (folder / "claims.json").write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
+    if hasattr(module, "table"):
+        print(f"\n{module.table(dataset)}\n")
     holds = bool(claims) and report(claims)
     verdict = "all claims hold" if holds else "some claims do not hold"
     console.print(f"{name}: {verdict} ({time.perf_counter() - began:.0f} s); written to {folder}")

@@ -205,90 +205,6 @@ def test_norm_behind_padding_and_another_convolution_leaves_the_borders():
     assert audit_biases(fn, variables["params"], X)["Conv_0/bias"].rank == C
 
 
-def test_nnx_nets():
-    from flax import nnx
-
-    from biasjax import adapters
-
-    class Net(nnx.Module):
-        def __init__(self, norm, rngs):
-            self.conv = nnx.Conv(3, C, (3, 3), rngs=rngs)
-            self.norm = norm(rngs)
-            self.head = nnx.Conv(C, 4, (1, 1), use_bias=False, rngs=rngs)
-
-        def __call__(self, x):
-            return self.head(nnx.relu(self.norm(self.conv(x))))
-
-    made = {
-        C: lambda rngs: nnx.BatchNorm(C, rngs=rngs),
-        4: lambda rngs: nnx.GroupNorm(C, num_groups=4, rngs=rngs),
-        1: lambda rngs: nnx.LayerNorm(C, rngs=rngs),
-        0: lambda rngs: nnx.RMSNorm(C, rngs=rngs),
-    }
-    for cancelled, norm in made.items():
-        pure = adapters.from_nnx(Net(norm, nnx.Rngs(0)))
-        modes = audit_modes(*pure, X, joint=False)
-        assert modes.train["conv/bias"].rank == C - cancelled
-        assert modes.eval["conv/bias"].rank == C - (0 if cancelled == C else cancelled)
-
-
-def test_equinox_nets():
-    eqx = pytest.importorskip("equinox")
-    from biasjax import adapters
-
-    class Net(eqx.Module):
-        conv: eqx.nn.Conv2d
-        norm: eqx.Module
-        head: eqx.nn.Conv2d
-
-        def __init__(self, norm):
-            keys = jax.random.split(jax.random.key(0), 2)
-            self.conv = eqx.nn.Conv2d(3, C, 3, key=keys[0])
-            self.norm = norm
-            self.head = eqx.nn.Conv2d(C, 4, 1, use_bias=False, key=keys[1])
-
-        def __call__(self, x, state=None):
-            y = self.conv(x)
-            if state is None:
-                return self.head(jax.nn.relu(self.norm(y)))
-            y, state = self.norm(y, state)
-            return self.head(jax.nn.relu(y)), state
-
-    x = X.transpose(0, 3, 1, 2)
-    for cancelled, norm in {4: eqx.nn.GroupNorm(4, C), 1: eqx.nn.LayerNorm((C, 4, 4))}.items():
-        audit = audit_modes(*adapters.from_equinox(Net(norm)), x, joint=False).train
-        assert audit["conv/bias"].rank == C - cancelled
-    # equinox's "batch" mode normalises by the batch; its default, by running averages
-    model, state = eqx.nn.make_with_state(lambda: Net(eqx.nn.BatchNorm(C, "batch", mode="batch")))()
-    modes = audit_modes(*adapters.from_equinox(model, state), x, joint=False)
-    assert (modes.train["conv/bias"].verdict, modes.eval["conv/bias"].rank) == ("cancelled", C)
-
-
-def test_haiku_nets(standard_promotion):
-    hk = pytest.importorskip("haiku")
-    from biasjax import adapters
-
-    def net(x, is_training):
-        x = hk.Conv2D(C, 3, name="conv")(x)
-        x = hk.BatchNorm(True, True, 0.9, name="norm")(x, is_training)
-        return hk.Conv2D(4, 1, with_bias=False)(jax.nn.relu(x))
-
-    transformed = hk.transform_with_state(net)
-    params, state = transformed.init(jax.random.key(0), X, True)
-    modes = audit_modes(*adapters.from_haiku(transformed, params, state), X)
-    assert (modes.train["conv/b"].verdict, modes.eval["conv/b"].verdict) == ("cancelled", "absorbable")
-    assert modes.train["norm/offset"].verdict == "needed"
-
-    def grouped(x, is_training):
-        x = hk.Conv2D(C, 3, name="conv")(x)
-        return hk.Conv2D(4, 1, with_bias=False)(jax.nn.relu(hk.GroupNorm(4)(x)))
-
-    transformed = hk.transform(grouped)
-    params = transformed.init(jax.random.key(0), X, True)
-    audit = audit_modes(*adapters.from_haiku(transformed, params), X, joint=False).train
-    assert audit["conv/b"].basis.name == "per group"
-
-
 # False verdicts --------------------------------------------------------------------------------------
 
 
@@ -673,6 +589,7 @@ def svd_rank(rows, tolerance=1e-9):
 
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5))
+@hypothesis.example(["group", "rms", "group", "tanh", "residual"])  # derivatives near zero in groups of two
 def test_verdicts_agree_with_brute_force(layers):
     fn, params = compose(layers)
     x = ROWS[:, :4]

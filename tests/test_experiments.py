@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from biasjax import store
-from experiments import claims, norm_order
+from experiments import audit_tour, claims, norm_order
 
 main = importlib.import_module("experiments.__main__")
 NAMES = list(main.experiments())
@@ -73,6 +73,19 @@ def test_a_tiny_run_writes_dataset_claims_and_figures(tmp_path):
     dataset = store.load(folder / "dataset.nc")
     assert json.loads(dataset.attrs["config"])["steps"] == 20
     assert [claim.to_dict() for claim in norm_order.claims(dataset)] == written
+
+
+def test_a_tour_of_one_network():
+    assert "gallery" not in NAMES
+    dataset = audit_tour.run(audit_tour.Config(models=("pre_norm",), width=4))
+    found = audit_tour.claims(dataset)
+    assert len(found) == 3
+    assert all(claim.holds for claim in found)
+    # Four of the key, one each of the output and the second dense bias
+    assert dataset.parameters.sel(fate="cancelled").values.tolist() == [[6, 6]]
+    assert "| pre_norm | 1 / " in audit_tour.table(dataset)
+    with pytest.raises(ValueError, match="Did you mean 'pre_norm'"):
+        audit_tour.run(audit_tour.Config(models=("prenorm",)))
 
 
 def test_lag_formula_is_the_recursion_of_the_running_mean():

@@ -1,0 +1,208 @@
+"""How many biases of well-known architectures do nothing, and how many could another bias replace?
+
+Source: the issues that people file against model after model: "the bias before this norm is redundant"
+(tensorflow#37365, timm#357, torchvision#4914, CycleGAN#431, transformers#43838), and seed document 003, which
+asks when bias=False is right. The gallery (`experiments/gallery.py`) has small versions of fourteen networks,
+a bias in every layer; `biasjax.audit` sees each as a plain function, in training and in evaluation.
+
+Expected: what can be counted by hand. In training batch norm cancels every conv bias that reaches the output
+through it alone, also along a residual stream, and in MobileNet v2 the bias of the batch norm at a linear
+bottleneck; in evaluation it cancels none. Group norm cancels one direction per group, layer norm one of each
+bias that is added to the stream. Key biases are cancelled, unless rotary embedding or query-key norm stands
+between them and the scores. A value bias can always be replaced by the output bias.
+
+Cost: about 100 s of CPU time, nearly all of it compiling. Command: `python -m experiments audit_tour`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import biasjax as bj
+from experiments.claims import Claim, equal
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from biasjax.adapters import Pure
+    from biasjax.findings import BiasAudit
+
+MODES = ("train", "eval")
+# A bias is needed if it can do anything that no other bias can. Absorbable is said of one at a time: of two
+# biases that can stand in for each other, one must stay
+FATES = ("cancelled", "absorbable", "needed")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to audit."""
+
+    models: tuple[str, ...] = (
+        "vgg_bn",
+        "resnet_v1",
+        "resnet_v2",
+        "mobilenet",
+        "unet",
+        "pre_norm",
+        "pre_norm_rotary",
+        "pre_norm_qk_norm",
+        "post_norm",
+        "post_norm_rotary",
+        "post_norm_qk_norm",
+        "dcgan",
+        "conditional_bn",
+        "film",
+    )
+    """Names from experiments.gallery.GALLERY."""
+    width: int = 8
+    """Channels of the first layer, a multiple of 4."""
+    seed: int = 0
+    """Of the draws of parameters and inputs."""
+
+
+SMOKE = Config(models=("film", "pre_norm"), width=4)
+
+
+def run(config: Config) -> xr.Dataset:
+    """Audit model after model; a loop, for every one is another program."""
+    import xarray as xr
+
+    from experiments import gallery
+
+    for name in config.models:
+        bj.check.choice("models", name, gallery.GALLERY)
+    found = [_audit(name, config) for name in config.models]
+    counted, once = ("model", "mode", "fate"), ("model",)
+    variables = {
+        "biases": (counted, "biases by verdict; needed: at least in part"),
+        "parameters": (counted, "directions of all biases, by what becomes of a shift along them"),
+        "by_hand": (("model", "mode"), "cancelled directions that the architecture leads one to expect"),
+        "has_modes": (once, "whether training and evaluation are different programs"),
+        "value_unique": (once, "directions of value biases that no other bias reproduces"),
+        "value_elsewhere": (once, "value biases that it takes more than the output bias to absorb"),
+    }
+    dataset = xr.Dataset(
+        {
+            name: (dims, np.array([one[name] for one in found]), {"description": text})
+            for name, (dims, text) in variables.items()
+        }
+    )
+    why = [gallery.GALLERY[name].why for name in config.models]
+    return dataset.assign_coords(
+        model=list(config.models), mode=list(MODES), fate=list(FATES), why=("model", why)
+    )
+
+
+def _audit(name: str, config: Config) -> dict[str, Any]:
+    """Audit one model and count."""
+    from experiments import gallery
+
+    pure, *args = gallery.GALLERY[name].factory(width=config.width)
+    audits = _modes(pure, args, config.seed)
+    hand = [
+        sum(gallery.by_hand(name, f.path, f.size, config.width, mode == "train") for f in audit.findings)
+        for mode, audit in zip(MODES, audits, strict=True)
+    ]
+    values = [f for f in audits[0].findings if f.path.endswith("value/bias")]
+    outs = [(f.path.replace("value/bias", "out/bias"),) for f in values]
+    return {
+        "biases": [_of_biases(audit) for audit in audits],
+        "parameters": [_of_parameters(audit) for audit in audits],
+        "by_hand": hand,
+        "has_modes": audits[0] is not audits[1],
+        "value_unique": sum(f.unique or 0 for f in values),
+        "value_elsewhere": sum(f.absorbed_by != out for f, out in zip(values, outs, strict=True)),
+    }
+
+
+def _modes(pure: Pure, args: list, seed: int) -> tuple[BiasAudit, BiasAudit]:
+    """Audit in training and in evaluation, which are one program without running statistics."""
+    import jax
+
+    from biasjax.audit import audit_biases, audit_modes
+
+    if jax.tree.leaves(pure.state):
+        modes = audit_modes(*pure, *args, seed=seed)
+        return modes.train, modes.eval
+
+    def fn(params, *args):
+        return pure.apply(params, pure.state, *args, train=False)[0]
+
+    one = audit_biases(fn, pure.params, *args, seed=seed)
+    return one, one
+
+
+def _of_biases(audit: BiasAudit) -> list[int]:
+    fates = {"unused": "cancelled", "cancelled": "cancelled", "absorbable": "absorbable"}
+    found = [fates.get(f.verdict, "needed") for f in audit.findings]
+    return [found.count(fate) for fate in FATES]
+
+
+def _of_parameters(audit: BiasAudit) -> list[int]:
+    cancelled = sum(f.size - f.rank for f in audit.findings)
+    needed = sum(f.unique or 0 for f in audit.findings)
+    return [cancelled, sum(f.size for f in audit.findings) - cancelled - needed, needed]
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Hold what the auditor finds to what can be counted by hand."""
+    cancelled = dataset.parameters.sel(fate="cancelled")
+    found = []
+    for name in dataset.model.values:
+        one = dataset.sel(model=name, mode="train")
+        where = "in training" if one.has_modes else "in either mode"
+        measured = cancelled.sel(model=name, mode="train")
+        claim = f"{name}: bias parameters cancelled {where}"
+        found.append(equal(claim, str(one.why.values), one.by_hand, measured, tolerance=0))
+    moded = dataset.model[dataset.has_modes.values]
+    if moded.size:
+        both = [quantity.sel(mode="eval", model=moded).sum() for quantity in (dataset.by_hand, cancelled)]
+        claim = "networks with batch norm: bias parameters cancelled in evaluation"
+        found.append(equal(claim, "running statistics do not see the bias", *both, tolerance=0))
+    if any(name.startswith(("pre_norm", "post_norm")) for name in dataset.model.values):
+        weights = "attention weights sum to one"
+        claim = "value biases: directions that no other bias reproduces"
+        found.append(equal(claim, weights, 0, dataset.value_unique.sum(), tolerance=0))
+        claim = "value biases that the output bias alone does not absorb"
+        found.append(equal(claim, weights, 0, dataset.value_elsewhere.sum(), tolerance=0))
+    return found
+
+
+def table(dataset: xr.Dataset) -> str:
+    """Counts of cancelled / absorbable / needed biases and bias parameters, as Markdown."""
+    lines = [
+        "| model | biases, training | biases, evaluation | parameters, training | parameters, evaluation |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dataset.model.values:
+        one = dataset.sel(model=name)
+        cells = [
+            " / ".join(str(n) for n in counts.sel(mode=mode).values)
+            for counts in (one.biases, one.parameters)
+            for mode in MODES
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Each cell: cancelled / absorbable (by other biases that stay) / needed."])
+
+
+def figure(dataset: xr.Dataset):
+    """Shares of the bias parameters that are cancelled, absorbable and needed, in training and evaluation."""
+    names = [name.replace("_", " ") for name in dataset.model.values]
+    total = dataset.parameters.sum("fate")
+    fig, axes = bj.plot.panels(["in training", "in evaluation"], size=(4.6, 1.2 + 0.28 * len(names)))
+    for ax, mode in zip(axes, MODES, strict=True):
+        left = np.zeros(len(names))
+        for fate, color in zip(FATES, ("#D55E00", "#E69F00", "#56B4E9"), strict=True):
+            share = 100 * (dataset.parameters.sel(fate=fate) / total).sel(mode=mode).values
+            ax.barh(names, share, left=left, color=color, label=fate, height=0.75)
+            left += share
+        ax.set(xlim=(0, 100), xlabel="% of the bias parameters")
+        ax.margins(y=0.02)
+        ax.invert_yaxis()
+        ax.grid(False)
+    axes[1].set_yticklabels([])
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return fig
