@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from biasjax import grid, tree
+from biasjax import grid, stepwise, tree
+from biasjax.stepwise import Checkpoints, Stepwise
 
 Outputs = dict[str, np.ndarray]
 
@@ -27,65 +29,114 @@ def default_mesh() -> jax.sharding.Mesh | None:
 _AUTO: dict[str, Any] = {"axis_types": (jax.sharding.AxisType.Auto,)}
 
 
-def lower(
-    nested: Callable, key: jax.Array, axes: Sequence[np.ndarray], lengths: Sequence[int], mesh
-) -> Callable:
-    """Trace a nested function for regions of some lengths; what fn raises is raised here.
+class Frame(NamedTuple):
+    """How regions of one shape are placed on devices.
+
+    Attributes
+    ----------
+    names, axes
+        Names and all values of the axes.
+    bits
+        Data of the root key; typed keys cannot be placed on other processes' devices.
+    lengths
+        Numbers of values of a region along each axis, padded.
+    shardings
+        One for each axis.
+    out
+        Sharding of everything that has the grid's axes in front.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[np.ndarray, ...]
+    bits: np.ndarray
+    lengths: tuple[int, ...]
+    shardings: tuple[Any, ...]
+    out: Any
+
+
+def frame(axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int], mesh) -> Frame:
+    """Plan regions of some lengths on the devices of a mesh, or on the default device (mesh None)."""
+    lengths, lead = _lengths_on(mesh, lengths)
+    whole = parted = out = None
+    if mesh is not None:
+        whole, parted = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((), mesh.axis_names))
+        out = NamedSharding(mesh, PartitionSpec(*[None] * lead, *mesh.axis_names)) if axes else whole
+    shardings = tuple(parted if axis == lead else whole for axis in range(len(axes)))
+    bits = np.asarray(jax.random.key_data(key))
+    return Frame(tuple(axes), tuple(axes.values()), bits, lengths, shardings, out)
+
+
+def lower(fn: Callable | Stepwise, static: Mapping[str, Any], where: Frame) -> Callable:
+    """Trace a point function over a frame; what it raises is raised here.
 
     Parameters
     ----------
-    nested
-        From `grid.nest`.
-    key
-        Root key.
-    axes
-        Values of all axes.
-    lengths
-        Numbers of values of a region along each axis.
-    mesh
-        Devices, or None.
+    fn, static
+        As in `sweep.run`, with one value for each static name.
+    where
+        From `frame`.
 
     Returns
     -------
     callable
-        ``compile() -> program``, safe to call in another thread; ``program(region) -> Outputs``, with
-        ``program.bytes``, the memory that it takes.
+        ``compile() -> program``, safe to call in another thread. ``program(region, checkpoints) -> Outputs``,
+        where a `Stepwise` keeps its carry in the checkpoints, if there are any; ``program.bytes`` is the
+        memory that it takes.
     """
-    lengths, lead = _lengths_on(mesh, lengths)
-    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    parted = None if mesh is None else NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-    shardings = [parted if axis == lead else whole for axis in range(len(axes))]
-    out = None if mesh is None else NamedSharding(mesh, PartitionSpec(*[None] * lead, *mesh.axis_names))
+    if not isinstance(fn, Stepwise):
+        plain = _lower(fn, static, where)
+
+        def compile_plain() -> Callable:
+            call = plain.compile()
+            return _program(where, lambda *values, **_: call(where.bits, *values), call)
+
+        return compile_plain
+
+    start = _lower(fn.start, static, where)
+    carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.out), start.out_info)
+    advance, finish = _lower(fn.advance, static, where, carry), _lower(fn.finish, static, where, carry)
+
+    def compile_steps() -> Callable:
+        calls = [stage.compile() for stage in (start, advance, finish)]
+
+        def run(*values, checkpoints: Checkpoints | None):
+            first, one, last = calls
+            start = first(where.bits, *values)
+            end = stepwise.drive(lambda now: one(now, where.bits, *values), start, fn.steps, checkpoints)
+            return last(end, where.bits, *values)
+
+        return _program(where, run, calls[1])
+
+    return compile_steps
+
+
+def _lower(fn: Callable, static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
+    nested = grid.nest(fn, where.names, static, carries=bool(carry))
     shapes = [
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
-        for length, values, sharding in zip(lengths, axes, shardings, strict=True)
+        for length, values, sharding in zip(where.lengths, where.axes, where.shardings, strict=True)
     ]
-    bits = np.asarray(jax.random.key_data(key))  # typed keys cannot be placed on other processes' devices
-    lowered = jax.jit(nested, out_shardings=out if axes else None).lower(bits, *shapes)
-
-    def compile_() -> Callable:
-        compiled = lowered.compile()
-
-        def program(region: grid.Region) -> Outputs:
-            values = grid.take(axes, region, lengths)
-            placed = (
-                values
-                if mesh is None
-                else [jax.device_put(v, s) for v, s in zip(values, shardings, strict=True)]
-            )
-            outputs = tree.paths(compiled(bits, *placed))
-            trim = tuple(slice(n) for n in grid.shape(region))
-            return {name: _fetch(value)[trim] for name, value in outputs.items()}
-
-        program.bytes = _bytes(compiled)  # pyright: ignore[reportFunctionMemberAccess]
-        return program
-
-    return compile_
+    return jax.jit(nested, out_shardings=where.out).lower(*carry, where.bits, *shapes)
 
 
-def halving(
-    program: Callable, relower: Callable[[Sequence[int]], Callable]
-) -> Callable[[grid.Region], Outputs]:
+def _program(where: Frame, run: Callable, largest: Any) -> Callable[..., Outputs]:
+    """Wrap a compiled call: place a region's values, run, fetch, and drop the padding."""
+
+    def program(region: grid.Region, checkpoints: Checkpoints | None = None) -> Outputs:
+        values = grid.take(where.axes, region, where.lengths)
+        if where.out is not None:
+            values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
+        trim = tuple(slice(n) for n in grid.shape(region))
+        outputs = tree.paths(run(*values, checkpoints=checkpoints))
+        return {name or "output": _fetch(value)[trim] for name, value in outputs.items()}
+
+    stats = largest.memory_analysis()
+    sizes = ("temp", "output", "argument")
+    program.bytes = sum(getattr(stats, f"{size}_size_in_bytes", 0) for size in sizes)  # pyright: ignore
+    return program
+
+
+def halving(program: Callable, relower: Callable[[Sequence[int]], Callable]) -> Callable[..., Outputs]:
     """Make a program that cuts its region in two when the device's memory does not suffice, and again.
 
     Parameters
@@ -98,22 +149,22 @@ def halving(
     programs: dict[tuple[int, ...], Callable] = {}
     too_large: set[tuple[int, ...]] = set()
 
-    def run(region: grid.Region, program=program) -> Outputs:
+    def run(region: grid.Region, checkpoints: Checkpoints | None = None, program=program) -> Outputs:
         shape = grid.shape(region)
         if shape not in too_large:
             try:
-                return program(region)
+                return program(region, checkpoints)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 too_large.add(shape)
         axis, *parts = grid.halves(region)
         results = []
-        for part in parts:
-            lengths = grid.shape(part)
+        for i, part in enumerate(parts):
+            lengths, folder = grid.shape(part), checkpoints and checkpoints.folder / f"half-{i}"
             if lengths not in programs:
                 programs[lengths] = relower(lengths)()
-            results.append(run(part, programs[lengths]))
+            results.append(run(part, checkpoints and checkpoints._replace(folder=folder), programs[lengths]))
         return {name: np.concatenate([result[name] for result in results], axis) for name in results[0]}
 
     return run
@@ -125,8 +176,6 @@ def budget() -> int:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] // 4
     try:
-        import os
-
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
     except (ValueError, OSError, AttributeError):
         return 2**30
@@ -147,10 +196,3 @@ def _fetch(value: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
-
-
-def _bytes(compiled: Any) -> int:
-    stats = compiled.memory_analysis()
-    if stats is None:
-        return 0
-    return stats.temp_size_in_bytes + stats.output_size_in_bytes + stats.argument_size_in_bytes

@@ -134,7 +134,9 @@ def take(axes: Sequence[np.ndarray], region: Region, lengths: Sequence[int]) -> 
     ]
 
 
-def nest(fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any]) -> Callable[..., Any]:
+def nest(
+    fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any], *, carries: bool = False
+) -> Callable[..., Any]:
     """Nested vmaps of a point function, the first axis outermost; the axis "seed" becomes the key.
 
     Parameters
@@ -145,29 +147,36 @@ def nest(fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any]
         Axis names, outermost first.
     static
         Further keyword arguments, not mapped.
+    carries
+        Whether it is ``fn(carry, key, **point)``; each point has a carry of its own.
 
     Returns
     -------
     callable
-        ``(bits, *values)``: the root key's data and a 1-D array for each axis; outputs have the grid's axes
-        in front. The same arguments give the same function, so that jit finds what it has compiled.
+        ``(bits, *values)`` or ``(carry, bits, *values)``: the root key's data and a 1-D array for each axis;
+        carry and outputs have the grid's axes in front. The same arguments give the same function, so that
+        jit finds what it has compiled.
     """
     try:
-        return _nest(fn, tuple(names), tuple(static.items()))
+        return _nest(fn, tuple(names), tuple(static.items()), carries)
     except TypeError:  # something is not hashable
-        return _nest.__wrapped__(fn, tuple(names), tuple(static.items()))
+        return _nest.__wrapped__(fn, tuple(names), tuple(static.items()), carries)
 
 
 @functools.lru_cache(maxsize=128)
-def _nest(fn: Callable[..., Any], names: tuple[str, ...], static: tuple[tuple[str, Any], ...]) -> Callable:
-    def point(bits, *values):
+def _nest(
+    fn: Callable, names: tuple[str, ...], static: tuple[tuple[str, Any], ...], carries: bool
+) -> Callable:
+    def point(*arguments):
+        carry, (bits, *values) = arguments[:carries], arguments[carries:]
         numbers = dict(zip(names, values, strict=True))
         seed = numbers.pop("seed", None)
         key = jax.random.wrap_key_data(bits)
         key = key if seed is None else jax.random.fold_in(key, seed)
-        return fn(key, **numbers, **dict(static))
+        return fn(*carry, key, **numbers, **dict(static))
 
     nested = point
     for i in reversed(range(len(names))):
-        nested = jax.vmap(nested, in_axes=(None, *(0 if j == i else None for j in range(len(names)))))
+        mapped = [0 if j == i else None for j in range(len(names))]
+        nested = jax.vmap(nested, in_axes=(*[0] * carries, None, *mapped))
     return nested

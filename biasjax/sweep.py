@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,13 +28,14 @@ import numpy as np
 from biasjax import check, execute, grid
 from biasjax import store as stores
 from biasjax.progress import Bar
+from biasjax.stepwise import Checkpoints, Stepwise
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 def run(
-    fn: Callable[..., Any],
+    fn: Callable[..., Any] | Stepwise,
     axes: Mapping[str, Any],
     *,
     static: Mapping[str, Sequence[Any]] | None = None,
@@ -41,6 +43,7 @@ def run(
     chunk_size: int | str = "auto",
     store: str | Path | None = None,
     repair: bool = False,
+    checkpoint_every: int = 1,
     mesh: jax.sharding.Mesh | None = None,
     shard: str | None = None,
     root: int = 0,
@@ -52,7 +55,8 @@ def run(
     ----------
     fn
         ``fn(key, **point) -> dict`` (or any pytree) of arrays, pure and traceable. It is called with one
-        traced scalar for each axis and one plain value for each static name.
+        traced scalar for each axis and one plain value for each static name. Or a `stepwise.Stepwise`, whose
+        chunks resume where they were stopped.
     axes
         Name -> 1-D array of numbers, outermost first. The axis called "seed" is not passed: it becomes the
         key, ``fold_in(root key, seed)``, so inner axes share its draws. Without it all points share one key.
@@ -68,6 +72,8 @@ def run(
         Folder for finished chunks. If it holds some of this sweep, only the others are computed.
     repair
         Whether to compute damaged chunks anew instead of raising.
+    checkpoint_every
+        Number of steps of a `Stepwise` between checkpoints, kept in the store while a chunk is unfinished.
     mesh
         Devices to spread the points over; default all of this process, or of all processes under
         `jax.distributed`.
@@ -111,7 +117,9 @@ def run(
     if shard is not None and store is None:
         check.fail("shard", "a store that the workers share", None, "Pass store=folder.")
     mesh = mesh if mesh is not None else execute.default_mesh()
-    plan = _Plan(fn, axes, static, jax.random.key(root), mesh)
+    every = check.positive_int("checkpoint_every", checkpoint_every)
+    checkpoints = None if store is None else Checkpoints(Path(store) / "unfinished", every)
+    plan = _Plan(fn, axes, static, jax.random.key(root), mesh, checkpoints)
     if store is None:
         layout = _layout(plan, chunk_size, math.prod(plan.sizes))
         places = grid.regions(plan.sizes, layout)
@@ -141,11 +149,12 @@ def run(
 class _Plan(NamedTuple):
     """A sweep before it is cut."""
 
-    fn: Callable[..., Any]
+    fn: Callable[..., Any] | Stepwise
     axes: dict[str, np.ndarray]
     static: dict[str, list[Any]]
     key: jax.Array
     mesh: jax.sharding.Mesh | None
+    checkpoints: Checkpoints | None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -165,20 +174,25 @@ def _lengths(plan: _Plan, layout: grid.Layout) -> tuple[int, ...]:
 
 
 def _lower(plan: _Plan, chosen: dict[str, Any], lengths: Sequence[int]) -> Callable:
-    nested = grid.nest(plan.fn, list(plan.axes), chosen)
-    return execute.lower(nested, plan.key, list(plan.axes.values()), lengths, plan.mesh)
+    where = execute.frame(plan.axes, plan.key, lengths, plan.mesh)
+    return execute.lower(plan.fn, chosen, where)
 
 
 def _layout(plan: _Plan, chunk_size: int | str, most: int) -> grid.Layout:
-    """Cut the grid by the number of points, or so that the first combination fits into the memory budget."""
+    """Cut the grid by the number of points, or so that a combination fits into the memory budget."""
     if chunk_size != "auto":
         return grid.cut(plan.sizes, check.positive_int("chunk_size", chunk_size))
     layout = grid.cut(plan.sizes, most)
     if math.prod(_lengths(plan, layout)) <= _SMALL:
         return layout  # not worth compiling twice
-    needed = _lower(plan, plan.combinations[0], _lengths(plan, layout))().bytes  # pyright: ignore
-    share = execute.budget() / max(1, needed)
-    return layout if share >= 1 else grid.cut(plan.sizes, max(1, int(most * share)))
+    for chosen in plan.combinations:
+        try:
+            program = _lower(plan, chosen, _lengths(plan, layout))()
+        except Exception:  # raised again, with what else fails, when all combinations are lowered
+            continue
+        share = execute.budget() / max(1, program.bytes)
+        return layout if share >= 1 else grid.cut(plan.sizes, max(1, int(most * share)))
+    return layout
 
 
 # Points that are taken to fit into memory whatever they compute
@@ -187,23 +201,14 @@ _SMALL = 4096
 
 def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: bool = False) -> None:
     """Compute chunks, each static combination's program compiling while others run."""
-    lengths, failures = _lengths(plan, layout), []
     chunks = {i: [n for n in todo if n // len(places) == i] for i in range(len(plan.combinations))}
+    chunks = {i: numbers for i, numbers in chunks.items() if numbers}
     # XLA compiles one program on one core, so programs compile side by side while others trace and run
     with (
         Bar(sum(_points(places, n) for n in todo), enabled=progress) as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        programs = {}
-        for i, chosen in enumerate(plan.combinations):
-            if chunks[i]:
-                try:
-                    programs[i] = pool.submit(_lower(plan, chosen, lengths))
-                except Exception as error:
-                    error.add_note(f"fn raised at {_describe_point(chosen)}")
-                    if not keep_going:
-                        raise
-                    failures.append(error)
+        programs, failures = _compile(plan, list(chunks), _lengths(plan, layout), pool, keep_going)
         for i, future in programs.items():
             bar.describe(_describe_point(plan.combinations[i]))
             began = time.perf_counter()
@@ -212,12 +217,36 @@ def _execute(plan, layout, places, todo, write, progress: bool, *, keep_going: b
             bar.compiled(time.perf_counter() - began)
             for n in chunks[i]:
                 began = time.perf_counter()
-                region = places[n % len(places)]
-                outputs = program(region)
-                write(n, region, {"status": _status(outputs, len(plan.axes))} | outputs)
+                _compute(plan, program, n, places[n % len(places)], write)
                 bar.advance(_points(places, n), began)
     if failures:
         raise failures[0]
+
+
+def _compile(plan, combinations: list[int], lengths, pool, keep_going: bool) -> tuple[dict, list[Exception]]:
+    """Start compiling the programs; with ``keep_going`` collect what ``fn`` raises instead of raising it."""
+    programs, failures = {}, []
+    for i in combinations:
+        chosen = plan.combinations[i]
+        try:
+            programs[i] = pool.submit(_lower(plan, chosen, lengths))
+        except Exception as error:
+            error.add_note(f"fn raised at {_describe_point(chosen) or 'every point'}")
+            if not keep_going:
+                raise
+            failures.append(error)
+    return programs, failures
+
+
+def _compute(plan: _Plan, program: Callable, n: int, region: grid.Region, write: Callable) -> None:
+    """Compute one chunk, write it, and drop its checkpoints."""
+    checkpoints = plan.checkpoints
+    if checkpoints is not None:
+        checkpoints = checkpoints._replace(folder=checkpoints.folder / f"{n:06d}")
+    outputs = program(region, checkpoints)
+    write(n, region, {"status": _status(outputs, len(plan.axes))} | outputs)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
 def _points(places: list[grid.Region], n: int) -> int:
@@ -282,7 +311,7 @@ def _assemble(name: str, pieces: dict[int, np.ndarray], sizes: list[int]) -> np.
     if len(pieces) < math.prod(sizes):
         missing = np.full_like(first, np.nan, dtype=np.result_type(first.dtype, np.float16))
         pieces = {i: pieces.get(i, missing) for i in range(math.prod(sizes))}
-    return np.stack([pieces[i] for i in range(len(pieces))]).reshape(*sizes, *first.shape)
+    return np.stack([pieces[i] for i in range(len(pieces))]).reshape((*sizes, *first.shape))
 
 
 def _write_chunk(
@@ -350,8 +379,10 @@ def _spec(plan: _Plan, dims, root: int) -> dict[str, Any]:
     return json.loads(json.dumps(spec))
 
 
-def _describe(fn: Callable) -> str:
+def _describe(fn: Callable | Stepwise) -> str:
     """Name of a function with a checksum of its source, and what it is partially applied to."""
+    if isinstance(fn, Stepwise):
+        return f"{', '.join(_describe(stage) for stage in fn[:3])}, {fn.steps} steps"
     if isinstance(fn, functools.partial):
         given = ", ".join([*map(_text, fn.args), *(f"{k}={_text(v)}" for k, v in fn.keywords.items())])
         return f"{_describe(fn.func)}({given})"

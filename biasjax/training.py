@@ -29,6 +29,7 @@ from biasjax.network import (
     init,
     parse_order,
 )
+from biasjax.stepwise import Stepwise
 from biasjax.tree import bias_mask
 
 Number = float | jax.Array
@@ -213,39 +214,128 @@ def make_train(
     >>> history.loss.shape
     (4, 3, 20)
     """
-    make_optimizer = (
-        OPTIMIZERS[check.choice("optimizer", optimizer, OPTIMIZERS)]
-        if isinstance(optimizer, str)
-        else optimizer
-    )
-    report_at = _check_run(network, data, steps, batch_size, report_at)
+    options = {"steps": steps, "batch_size": batch_size, "report_at": report_at, "decay_biases": decay_biases}
+    stages = make_steps(network, optimizer, data, **options)
 
     def train(key: jax.Array, scales: Scales = Scales(), hyperparams: Hyperparams = Hyperparams()):
-        init_key, order_key = jax.random.split(key)
-        batches = _batch_order(order_key, data.train_x.shape[0], steps, batch_size)
-        tx = make_optimizer(hyperparams, None if decay_biases else _not_biases)
-        start = _start(network, tx, *init(init_key, network, scales, dtype=data.train_x.dtype))
+        batches = _batch_order(key, data.train_x.shape[0], steps, batch_size)  # once, not at every report
 
-        def update(step, carry):
-            train_state, losses = carry
+        def until_report(carry, _):
+            return stages.advance(carry, key, scales, hyperparams, batches=batches), None
+
+        carry = stages.start(key, scales, hyperparams)
+        carry, _ = jax.lax.scan(until_report, carry, length=stages.steps)
+        return stages.finish(carry, key, scales, hyperparams)
+
+    return train
+
+
+class Carry(NamedTuple):
+    """What a run in steps carries from report to report.
+
+    Attributes
+    ----------
+    reported
+        Number of reports so far.
+    train_state
+        What a run carries from update to update.
+    start_biases
+        ``(depth, width)`` hidden biases at the start, or None.
+    loss
+        ``(steps,)``, filled so far.
+    reports
+        Arrays of `History` with an axis of reports, filled so far.
+    """
+
+    reported: jax.Array
+    train_state: TrainState
+    start_biases: jax.Array | None
+    loss: jax.Array
+    reports: dict[str, Any]
+
+
+def make_steps(
+    network: Network,
+    optimizer: str | Optimizer,
+    data: Data,
+    *,
+    steps: int,
+    batch_size: int,
+    report_at: Sequence[int] | None = None,
+    decay_biases: bool = True,
+) -> Stepwise:
+    """Make a training run that can be stopped at every report and resumed, as `sweep.run` does with it.
+
+    Parameters and errors are those of `make_train`, which runs the same steps in one program.
+
+    Returns
+    -------
+    Stepwise
+        ``start(key, scales, hyperparams) -> Carry``, ``advance(carry, key, scales, hyperparams) -> Carry`` to
+        the next report, and ``finish(carry, key, scales, hyperparams) -> (TrainState, History)``.
+
+    Examples
+    --------
+    A sweep whose chunks keep their training state in the store after every second report; ``run`` goes on
+    from there when it is called again:
+
+    >>> import functools
+    >>> from biasjax import data, sweep
+    >>> clusters = data.clusters(jax.random.key(0), classes=3, features=4)
+    >>> network = Network(inputs=4, width=8, depth=1, outputs=3, order="dense-bn-relu")
+    >>> stages = make_steps(network, "sgd", clusters, steps=20, batch_size=32)
+    >>> numbers = lambda rate: (Scales(), Hyperparams(rate))
+    >>> long = Stepwise(
+    ...     start=lambda key, *, rate: stages.start(key, *numbers(rate)),
+    ...     advance=lambda carry, key, *, rate: stages.advance(carry, key, *numbers(rate)),
+    ...     finish=lambda carry, key, *, rate: stages.finish(carry, key, *numbers(rate))[1]._asdict(),
+    ...     steps=stages.steps,
+    ... )
+    >>> run = functools.partial(sweep.run, long, {"seed": [0, 1], "rate": [0.1, 0.3]}, dims=DIMS)
+    >>> run().loss.shape  # run(store="folder", checkpoint_every=2)
+    (2, 2, 20)
+    """
+    if isinstance(optimizer, str):
+        optimizer = OPTIMIZERS[check.choice("optimizer", optimizer, OPTIMIZERS)]
+    make_tx, mask = optimizer, None if decay_biases else _not_biases
+    report_at = _check_run(network, data, steps, batch_size, report_at)
+    bounds = np.stack([(0, *report_at[:-1]), report_at], 1).astype(np.int32)
+
+    def start(key, scales: Scales, hyperparams: Hyperparams) -> Carry:
+        params, state = init(jax.random.split(key)[0], network, scales, dtype=data.train_x.dtype)
+        train_state = _start(network, make_tx(hyperparams, mask), params, state)
+        biases = hidden_biases(params)
+        shapes = jax.eval_shape(lambda: _report(network, data, hyperparams, biases, train_state))
+        reports = jax.tree.map(lambda x: jnp.zeros((len(report_at), *x.shape), x.dtype), shapes)
+        losses = jnp.zeros(steps, check.accumulator(data.train_x.dtype))
+        return Carry(jnp.zeros((), jnp.int32), train_state, biases, losses, reports)
+
+    def advance(carry: Carry, key, scales: Scales, hyperparams: Hyperparams, batches=None) -> Carry:
+        tx = make_tx(hyperparams, mask)
+        if batches is None:
+            batches = _batch_order(key, data.train_x.shape[0], steps, batch_size)
+
+        def update(step, state_and_losses):
+            train_state, losses = state_and_losses
             batch = data.train_x[batches[step]], data.train_y[batches[step]]
             train_state, loss = _update(network, tx, hyperparams, train_state, batch)
             return train_state, losses.at[step].set(loss)
 
-        def until_report(carry, bounds):
-            train_state, losses = carry
-            train_state = train_state._replace(bias_gradient=start.bias_gradient)  # 0, the largest of none
-            carry = jax.lax.fori_loop(bounds[0], bounds[1], update, (train_state, losses))
-            return carry, _report(network, data, hyperparams, start, carry[0])
+        first, last = jnp.asarray(bounds)[carry.reported]
+        fresh = carry.train_state._replace(
+            bias_gradient=jax.tree.map(jnp.zeros_like, carry.train_state.bias_gradient)
+        )
+        train_state, losses = jax.lax.fori_loop(first, last, update, (fresh, carry.loss))
+        report = _report(network, data, hyperparams, carry.start_biases, train_state)
+        reports = jax.tree.map(lambda all_, one: all_.at[carry.reported].set(one), carry.reports, report)
+        return Carry(carry.reported + 1, train_state, carry.start_biases, losses, reports)
 
-        bounds = jnp.stack([jnp.array([0, *report_at[:-1]]), jnp.array(report_at)], 1)
-        carry = (start, jnp.zeros(steps, check.accumulator(data.train_x.dtype)))
-        (end, losses), reports = jax.lax.scan(until_report, carry, bounds)
-        bad = ~jnp.isfinite(losses)
+    def finish(carry: Carry, key, scales: Scales, hyperparams: Hyperparams) -> tuple[TrainState, History]:
+        bad = ~jnp.isfinite(carry.loss)
         diverged_at = jnp.where(bad.any(), jnp.argmax(bad), -1)
-        return end, History(losses, diverged_at, **reports)
+        return carry.train_state, History(carry.loss, diverged_at, **carry.reports)
 
-    return train
+    return Stepwise(start, advance, finish, len(report_at))
 
 
 def default_reports(steps: int) -> tuple[int, ...]:
@@ -294,6 +384,7 @@ def _not_biases(params) -> Any:
 
 def _batch_order(key: jax.Array, examples: int, steps: int, batch_size: int) -> jax.Array:
     """Indices ``(steps, batch_size)``: an order drawn anew each epoch, without its incomplete last batch."""
+    key = jax.random.split(key)[1]  # the first is for the parameters
     per_epoch = examples // batch_size
     epochs = -(-steps // per_epoch)
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))
@@ -341,8 +432,8 @@ def _update(
 
 
 def _report(
-    network: Network, data: Data, hyperparams: Hyperparams, start: TrainState, now: TrainState
-) -> dict:
+    network: Network, data: Data, hyperparams: Hyperparams, start_biases, now: TrainState
+) -> dict[str, Any]:
     def accuracy(train):
         logits, _ = _apply(network, hyperparams, now.params, now.state, data.test_x, train=train)
         return jnp.mean(jnp.argmax(logits, -1).astype(data.test_y.dtype) == data.test_y)
@@ -351,7 +442,7 @@ def _report(
     report: dict[str, Any] = {"accuracy_batch": accuracy(True), "accuracy_running": accuracy(False)}
     report |= dict.fromkeys(("bias_gradient", "bias_mean", "bias_drift", "lag", "running_mean"))
     if biases is not None:
-        drift = jnp.sqrt(jnp.mean(jnp.square(biases - hidden_biases(start.params)), 1))
+        drift = jnp.sqrt(jnp.mean(jnp.square(biases - start_biases), 1))
         report |= {"bias_gradient": now.bias_gradient, "bias_mean": biases.mean(1), "bias_drift": drift}
     if stats is not None:
         report["running_mean"] = stats.mean.mean(1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from biasjax import sweep
+from biasjax import stepwise, sweep
 
 AXES = {"seed": np.arange(4), "sigma": np.linspace(0.5, 2.0, 5), "shift": np.linspace(-1.0, 1.0, 3)}
 STATIC = {"power": [1, 2]}
@@ -22,17 +22,39 @@ def point(key, *, sigma, shift, power, slow=False):
     return {"moment": jnp.mean(y**power), "row": y[0, :3], "draw": jax.random.normal(key, (2,))}
 
 
+def _advance(carry, key, *, scale):
+    """A tenth of a long computation."""
+    step, x = carry
+    noise = jax.random.normal(jax.random.fold_in(key, step), x.shape)
+    x = jax.lax.fori_loop(0, 2000, lambda _, x: jnp.tanh(x @ noise), scale * x)
+    return step + 1, x
+
+
+LONG = stepwise.Stepwise(
+    start=lambda key, *, scale: (jnp.int32(0), jax.random.normal(key, (64, 64)) / 8),
+    advance=_advance,
+    finish=lambda carry, key, *, scale: {"steps": carry[0], "x": carry[1][0]},
+    steps=12,
+)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
     parser.add_argument("--shard")
     parser.add_argument("--chunk-size", type=int, default=3)
     parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--long", action="store_true")
     parser.add_argument("--distributed", nargs=3, type=int)
     options = parser.parse_args()
     if options.distributed:
         rank, count, port = options.distributed
         jax.distributed.initialize(f"localhost:{port}", count, rank)
+    if options.long:
+        axes = {"seed": np.arange(2), "scale": np.linspace(0.5, 1.0, 3)}
+        dataset = sweep.run(LONG, axes, chunk_size=3, store=options.store, checkpoint_every=2)
+        print(dataset.attrs.get("missing", "computed"))
+        return
     static = STATIC | ({"slow": [True]} if options.slow else {})
     dataset = sweep.run(
         point,

@@ -18,7 +18,7 @@ ROWS = (
     ("meanfield",),
     ("phases", "normrates"),
     ("linear", "norms"),
-    ("network",),
+    ("network", "stepwise"),
     ("training", "grid", "progress", "layerwise"),
     ("propagation",),
     ("jacobian",),
@@ -26,6 +26,12 @@ ROWS = (
     ("store",),
     ("sweep",),
     ("plot", "submit"),
+    ("attention", "adapters", "double", "draws", "ranks"),
+    ("deaths", "sensitivity"),
+    ("probe",),
+    ("findings",),
+    ("audit",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 

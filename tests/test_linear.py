@@ -105,17 +105,30 @@ def test_layers_agree_with_torch():
 
 
 def test_layers_agree_with_keras():
-    keras = pytest.importorskip("keras")
-    params, x = _params((3, 3)), _x(2, 8, 7, 4)
-    layer = keras.layers.Conv2D(6, 3, strides=2, padding="same")
-    layer.build(x.shape)
-    layer.set_weights([np.asarray(leaf) for leaf in params])
-    _agree(linear.conv(params, x, strides=2), layer(x))
+    layers = pytest.importorskip("keras").layers
+
+    def agree(layer, params, x, ours):
+        layer.build(x.shape)
+        layer.set_weights([np.asarray(leaf) for leaf in params])
+        _agree(ours, layer(x))
+
+    for window, shape, kind in (
+        ((3,), (2, 9, 4), layers.Conv1D),
+        ((3, 2), (2, 8, 7, 4), layers.Conv2D),
+        ((2, 3, 2), (2, 4, 5, 3, 4), layers.Conv3D),
+    ):
+        params, x = _params(window), _x(*shape)
+        agree(kind(6, window, strides=2, padding="same"), params, x, linear.conv(params, x, strides=2))
+        dilated = kind(6, window, dilation_rate=2, padding="valid")
+        if window != (2, 3, 2):
+            agree(dilated, params, x, linear.conv(params, x, dilation=2, padding="VALID"))
+    params, x = _params((3, 3)), _x(2, 5, 6, 4)
+    # Keras' transposed kernel is (H, W, outputs, inputs) and mirrored
+    mirrored = params._replace(kernel=jnp.swapaxes(params.kernel[::-1, ::-1], -1, -2))
+    layer = layers.Conv2DTranspose(6, 3, strides=2, padding="valid")
+    agree(layer, mirrored, x, linear.conv_transpose(params, x, strides=2, padding="VALID"))
     params = linear.dense_init(jax.random.key(0), 4, 6, bias_init="glorot_uniform")
-    layer = keras.layers.Dense(6)
-    layer.build((3, 4))
-    layer.set_weights([np.asarray(leaf) for leaf in params])
-    _agree(linear.dense(params, _x(3, 4)), layer(_x(3, 4)))
+    agree(layers.Dense(6), params, _x(3, 4), linear.dense(params, _x(3, 4)))
 
 
 def test_untied_biases_are_one_per_position_and_channel():

@@ -120,6 +120,10 @@ def test_norms_agree_with_torch():
     theirs = load(torch.nn.InstanceNorm2d(6, affine=True), params)(tensor).detach()
     _agree(norms.instance_norm(params, x, epsilon=1e-5, channels_first=True), theirs)
     x = _x(4, 6)
+    rms = torch.nn.RMSNorm(6, eps=1e-4)
+    rms.weight.data = torch.from_numpy(np.array(params.scale))
+    theirs = rms(torch.from_numpy(np.array(x))).detach()
+    _agree(norms.rms_norm(params._replace(bias=None), x, epsilon=1e-4), theirs)
     theirs = load(torch.nn.LayerNorm(6), params)(torch.from_numpy(np.array(x))).detach()
     _agree(norms.layer_norm(params, x, epsilon=1e-5), theirs)
 
@@ -138,6 +142,22 @@ def test_batch_norm_agrees_with_keras():
     _agree(state.mean, layer.moving_mean)
     _agree(state.var, layer.moving_variance)
     _agree(norms.batch_norm(params, state, x, train=False, epsilon=1e-3)[0], layer(x, training=False))
+
+
+def test_other_norms_agree_with_keras():
+    layers = pytest.importorskip("keras").layers
+    params, x = _params(6), _x(4, 3, 5, 6)
+    weights = [np.asarray(leaf) for leaf in params]
+    without = params._replace(bias=None)
+    for layer, kept, ours in (
+        (layers.LayerNormalization(epsilon=1e-3), weights, norms.layer_norm(params, x, epsilon=1e-3)),
+        (layers.GroupNormalization(3), weights, norms.group_norm(params, x, groups=3, epsilon=1e-3)),
+        (layers.GroupNormalization(-1), weights, norms.instance_norm(params, x, epsilon=1e-3)),
+        (layers.RMSNormalization(epsilon=1e-3), weights[:1], norms.rms_norm(without, x, epsilon=1e-3)),
+    ):
+        layer.build(x.shape)
+        layer.set_weights(kept)
+        _agree(ours, layer(x))
 
 
 def test_two_pass_variance_survives_a_large_offset():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import grid, sweep
+from biasjax import grid, stepwise, sweep
 
 
 def _point(key, *, sigma, shift, power=1):
@@ -79,6 +79,47 @@ def test_missing_outputs_are_nan_and_labels_are_kept():
     np.testing.assert_array_equal(dataset.sometimes, [[np.nan, np.nan], [2, 4]])
     assert dataset["count"].dtype == np.int32
     assert dataset.kind.values.tolist() == ["cos", "sin"]
+
+
+def test_steps_are_the_whole_computation():
+    def whole(key, *, x, kind):
+        return {"y": x + sum(jax.random.normal(jax.random.fold_in(key, i)) for i in range(3)) * kind}
+
+    steps = stepwise.Stepwise(
+        start=lambda key, *, x, kind: (jnp.int32(0), x),
+        advance=lambda carry, key, *, x, kind: (
+            carry[0] + 1,
+            carry[1] + kind * jax.random.normal(jax.random.fold_in(key, carry[0])),
+        ),
+        finish=lambda carry, key, *, x, kind: {"y": carry[1]},
+        steps=3,
+    )
+    axes, static = {"seed": [0, 1, 2], "x": [1.0, 2.0]}, {"kind": [1.0, 2.0]}
+    ours, truth = (sweep.run(fn, axes, static=static, chunk_size=4).y for fn in (steps, whole))
+    np.testing.assert_allclose(ours, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_any_pytree_is_an_output():
+    dataset = sweep.run(lambda key, *, x: x**2, {"x": [1.0, 3.0]})
+    assert dataset.output.values.tolist() == [1.0, 9.0]
+    dataset = sweep.run(lambda key, *, x: [x, (2 * x, {"y": 3 * x})], {"x": [1.0]})
+    assert {"0", "1/0", "1/1/y"} <= set(dataset)
+    assert sweep.run(lambda key: {"y": 2.0}, {}).y.item() == 2.0
+
+
+def test_memory_decides_the_chunks(monkeypatch):
+    monkeypatch.setattr(sweep.execute, "budget", lambda: 40_000)
+    seen, compute = [], sweep._compute
+
+    def counted(plan, program, n, region, write):
+        seen.append(grid.shape(region))
+        compute(plan, program, n, region, write)
+
+    monkeypatch.setattr(sweep, "_compute", counted)
+    axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
+    dataset = sweep.run(lambda key, *, x, y: {"z": jnp.full(10, x * y)}, axes)
+    assert 2 < len(seen) < 50
+    np.testing.assert_array_equal(dataset.z[..., 0], np.outer(np.arange(100), np.arange(100)))
 
 
 def test_float64_under_x64_alone(x64):

@@ -18,6 +18,7 @@ from biasjax import grid, store, sweep
 
 WORKER = Path(__file__).with_name("sweep_worker.py")
 CHUNKS = 2 * 4 * 5
+SLOW, SLOW_CHUNKS = ("--slow", "--chunk-size", 1), 3 * CHUNKS
 
 
 def _start(path, *arguments, devices=1, prefix=()):
@@ -38,7 +39,7 @@ def _finish(process):
 def whole(tmp_path_factory):
     """The undisturbed run that the others are held against."""
     path = tmp_path_factory.mktemp("whole")
-    assert _finish(_start(path, "--slow")) == "computed"
+    assert _finish(_start(path, *SLOW)) == "computed"
     return store.open(path).load()
 
 
@@ -47,32 +48,29 @@ def _written(path):
 
 
 def test_twenty_kills_lose_and_repeat_nothing(whole, tmp_path):
-    generator, kept, kills = random.Random(0), {}, 0
-    while kills < 20:
-        process = _start(tmp_path, "--slow")
-        before = len(kept)
-        # Two new chunks at most between kills, so that twenty fit; then a random moment
-        while process.poll() is None and len(list(tmp_path.glob("chunks/0*"))) < min(before + 1, CHUNKS):
-            time.sleep(0.005)
-        time.sleep(generator.uniform(0.0, 0.1))
-        if process.poll() is not None:
-            break
+    generator, kept = random.Random(0), {}
+    for _ in range(20):
+        process = _start(tmp_path, *SLOW)
+        # After a new chunk, so that every run gets somewhere, then at a random moment
+        while process.poll() is None and len(list(tmp_path.glob("chunks/0*"))) <= len(kept):
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0.0, 0.03))
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        kills += 1
         now = _written(tmp_path)
         assert kept.items() <= now.items()  # what was finished is still the same file, not written again
         kept = now
         assert not store.damaged(tmp_path)
-    assert kills >= 10
-    assert _finish(_start(tmp_path, "--slow")) == "computed"
+    assert len(kept) < SLOW_CHUNKS
+    assert _finish(_start(tmp_path, *SLOW)) == "computed"
     assert kept.items() <= _written(tmp_path).items()
     xr.testing.assert_identical(store.open(tmp_path).load().drop_attrs(), whole.drop_attrs())
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_a_killed_worker_costs_its_chunk_alone(whole, tmp_path, workers):
-    processes = [_start(tmp_path, "--slow", "--shard", f"{i}/{workers}") for i in range(workers)]
+    processes = [_start(tmp_path, *SLOW, "--shard", f"{i}/{workers}") for i in range(workers)]
     while len(list(tmp_path.glob("chunks/0*"))) < 3:
         time.sleep(0.01)
     processes[0].send_signal(signal.SIGKILL)
@@ -80,13 +78,13 @@ def test_a_killed_worker_costs_its_chunk_alone(whole, tmp_path, workers):
     for process in processes[1:]:
         _finish(process)
     done = _written(tmp_path)
-    mine = [n for n in range(CHUNKS) if n % workers == 0]
-    assert {n for n in range(CHUNKS) if n not in mine} <= set(store.finished(tmp_path))
+    mine = [n for n in range(SLOW_CHUNKS) if n % workers == 0]
+    assert {n for n in range(SLOW_CHUNKS) if n not in mine} <= set(store.finished(tmp_path))
     partial = store.open(tmp_path)
-    assert partial.attrs["missing"] == f"{CHUNKS - len(done)} of {CHUNKS} chunks"
-    assert int((~partial.computed).sum()) == 3 * (CHUNKS - len(done))
+    assert partial.attrs["missing"] == f"{SLOW_CHUNKS - len(done)} of {SLOW_CHUNKS} chunks"
+    assert int((~partial.computed).sum()) == (SLOW_CHUNKS - len(done))
     assert np.isnan(partial.moment.values[~partial.computed.values]).all()
-    assert _finish(_start(tmp_path, "--slow", "--shard", f"0/{workers}")) == "computed"
+    assert _finish(_start(tmp_path, *SLOW, "--shard", f"0/{workers}")) == "computed"
     assert done.items() <= _written(tmp_path).items()
     xr.testing.assert_identical(store.open(tmp_path).load().drop_attrs(), whole.drop_attrs())
 
@@ -116,6 +114,27 @@ def test_two_processes_work_as_one(small, tmp_path):
     dataset = store.open(tmp_path).load()
     np.testing.assert_array_equal(dataset.draw, small.draw)
     np.testing.assert_allclose(dataset.moment, small.moment, rtol=1e-6, atol=1e-6)
+
+
+def test_a_long_chunk_resumes_inside_itself(tmp_path):
+    assert _finish(_start(tmp_path / "whole", "--long")) == "computed"
+    whole, path, steps = store.open(tmp_path / "whole").load(), tmp_path / "killed", []
+    for _ in range(3):
+        process = _start(path, "--long")
+        seen = max(steps, default=0)
+        while process.poll() is None and max(steps, default=0) <= seen:
+            steps = [
+                int(folder.name) for folder in path.glob("unfinished/000000/[0-9]*") if folder.name.isdigit()
+            ]
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not store.finished(path)
+    assert max(steps) >= 4  # each run went on from the last one's checkpoint
+    assert _finish(_start(path, "--long")) == "computed"
+    xr.testing.assert_identical(store.open(path).load().drop_attrs(), whole.drop_attrs())
+    assert (store.open(path).steps == 12).all()
+    assert not list(path.glob("unfinished/*"))
 
 
 def _fn(key, *, x, kind="good"):
@@ -225,14 +244,14 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 
 def test_interruption_says_how_to_go_on(tmp_path):
-    process = _start(tmp_path, "--slow")
+    process = _start(tmp_path, *SLOW)
     while len(list(tmp_path.glob("chunks/0*"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=240)
     assert "KeyboardInterrupt" in err
-    assert f"of {CHUNKS} chunks are safe in {tmp_path}; the same call goes on from there" in err
-    assert _finish(_start(tmp_path, "--slow")) == "computed"
+    assert f"of {SLOW_CHUNKS} chunks are safe in {tmp_path}; the same call goes on from there" in err
+    assert _finish(_start(tmp_path, *SLOW)) == "computed"
 
 
 def test_values_are_read_when_used(tmp_path):
@@ -247,7 +266,7 @@ def test_values_are_read_when_used(tmp_path):
 def test_memory_is_halved_until_it_suffices():
     seen = []
 
-    def program(region):
+    def program(region, checkpoints=None):
         seen.append(grid.shape(region))
         if np.prod(grid.shape(region)) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")

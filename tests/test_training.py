@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 
-from biasjax import data, network, training
+from biasjax import data, network, sweep, training
 from biasjax.network import Network, Scales
+from biasjax.stepwise import Stepwise
 from biasjax.training import Hyperparams, make_train
 
 CLUSTERS = data.clusters(jax.random.key(1), classes=4, features=5, examples=150)
@@ -58,10 +60,9 @@ def test_a_run_is_the_plain_loop(optimizer, reference, key, x64, standard_promot
     numbers = Hyperparams(0.05, 0.02, momentum=0.8, adam_epsilon=1e-4, bn_momentum=0.9)
     end, history = _train(optimizer, steps=15, dataset=dataset)(key, Scales(1.0, 0.3), numbers)
 
-    init_key, order_key = jax.random.split(key)
-    params, state = network.init(init_key, net, Scales(1.0, 0.3), dtype="float64")
+    params, state = network.init(jax.random.split(key)[0], net, Scales(1.0, 0.3), dtype="float64")
     tx = reference(0.05, 0.02)
-    optimizer_state, batches = tx.init(params), training._batch_order(order_key, 120, 15, 20)
+    optimizer_state, batches = tx.init(params), training._batch_order(key, 120, 15, 20)
 
     @jax.jit
     def step(params, state, optimizer_state, x, y):
@@ -214,6 +215,30 @@ def test_learns_digits(key, standard_promotion):
     history = train(key, Scales(), Hyperparams(0.02, bn_momentum=0.9))[1]
     assert history.accuracy_running[-1] > 0.7
     assert history.loss[-10:].mean() < history.loss[0] / 2
+
+
+def test_steps_are_the_run_and_resume_with_the_same_bits(tmp_path):
+    stages = training.make_steps(_network(), "momentum", CLUSTERS, steps=30, batch_size=20)
+
+    def numbers(rate):
+        return Scales(bias_mean=1.0), Hyperparams(rate, 0.01)
+
+    def advance(carry, key, *, rate):
+        return stages.advance(carry, key, *numbers(rate))
+
+    long = Stepwise(
+        start=lambda key, *, rate: stages.start(key, *numbers(rate)),
+        advance=advance,
+        finish=lambda carry, key, *, rate: stages.finish(carry, key, *numbers(rate))[1]._asdict(),
+        steps=stages.steps,
+    )
+    axes = {"seed": [0, 1], "rate": [0.05, 0.1]}
+    whole = sweep.run(long, axes, dims=training.DIMS)
+    train = _train("momentum")
+    truth = sweep.run(lambda key, *, rate: train(key, *numbers(rate))[1]._asdict(), axes, dims=training.DIMS)
+    xr.testing.assert_allclose(whole.drop_attrs(), truth.drop_attrs(), rtol=1e-4, atol=1e-6)
+    stored = sweep.run(long, axes, dims=training.DIMS, store=tmp_path, chunk_size=4, checkpoint_every=5)
+    xr.testing.assert_identical(stored.load().drop_attrs(), whole.drop_attrs())
 
 
 def test_own_optimizer_works_as_a_named_one(key):

@@ -1,0 +1,177 @@
+"""Models of other frameworks as pure functions ``apply(params, state, *args, train) -> (y, state)``.
+
+Parameters keep the names that their framework gives them. State is what training carries besides: running
+statistics and random keys. The frameworks are imported only where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Mode = Callable[[bool], dict]
+
+
+class Pure(NamedTuple):
+    """A model without hidden state.
+
+    Attributes
+    ----------
+    apply
+        ``apply(params, state, *args, train) -> (y, state)``.
+    params, state
+        Its initial arguments.
+    """
+
+    apply: Callable
+    params: Any
+    state: Any
+
+
+def _train(train: bool) -> dict:
+    return {"train": train}
+
+
+def _is_training(train: bool) -> dict:
+    return {"is_training": train}
+
+
+def from_linen(module: Any, variables: Any, *, mode: Mode = _train, rngs: Any = None) -> Pure:
+    """Wrap a Flax linen module and its variables.
+
+    Parameters
+    ----------
+    module
+        `flax.linen.Module`.
+    variables
+        From ``module.init``; "params" become the parameters, all other collections the state.
+    mode
+        Keyword arguments of the call for ``train``; the default gives ``train=train``. For a module with
+        another name ``lambda train: {"deterministic": not train}``, for one with none ``lambda _: {}``.
+    rngs
+        Keys by stream for training, e.g. ``{"dropout": jax.random.key(0)}``.
+
+    Returns
+    -------
+    Pure
+
+    Examples
+    --------
+    >>> import flax.linen as nn, jax.numpy as jnp
+    >>> dense = nn.Dense(2)
+    >>> pure = from_linen(dense, dense.init(jax.random.key(0), jnp.ones((1, 3))), mode=lambda train: {})
+    >>> pure.apply(pure.params, pure.state, jnp.ones((1, 3)), train=True)[0].shape
+    (1, 2)
+    """
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def apply(params, state, *args, train):
+        collections, keys = state
+        given = {"params": params, **collections}
+        if not train:
+            return module.apply(given, *args, **mode(False)), state
+        y, new = module.apply(given, *args, rngs=keys, mutable=list(collections), **mode(True))
+        return y, ({**collections, **new}, keys)
+
+    return Pure(apply, variables["params"], (rest, rngs))
+
+
+def from_nnx(model: Any) -> Pure:
+    """Wrap a Flax nnx module; ``model.train()`` and ``model.eval()`` set its mode.
+
+    Everything but `flax.nnx.Param` is state, random keys included.
+    """
+    from flax import nnx
+
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def apply(params, state, *args, train):
+        merged = nnx.merge(graph, params, state, copy=True)
+        merged.train() if train else merged.eval()
+        y = merged(*args)
+        return y, nnx.as_pure(nnx.split(merged, nnx.Param, ...)[2])
+
+    return Pure(apply, nnx.as_pure(params), nnx.as_pure(rest))
+
+
+def from_equinox(model: Any, state: Any = None, *, call: Callable | None = None) -> Pure:
+    """Wrap an Equinox module; `equinox.nn.inference_mode` sets its mode.
+
+    Parameters
+    ----------
+    model
+        `equinox.Module`; its floating arrays become the parameters.
+    state
+        `equinox.nn.State` of a model that has one, e.g. from `equinox.nn.make_with_state`.
+    call
+        ``call(model, state, *args) -> (y, state)``; the default maps the model over the first axis of all
+        args, named "batch".
+
+    Returns
+    -------
+    Pure
+    """
+    import equinox as eqx
+
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def over_batch(model, state, *args):
+        if state is None:
+            return jax.vmap(model, axis_name="batch")(*args), None
+        axes = (*(0 for _ in args), None)
+        return jax.vmap(model, axis_name="batch", in_axes=axes, out_axes=(0, None))(*args, state)
+
+    def apply(params, state, *args, train):
+        moded = eqx.nn.inference_mode(eqx.combine(params, static), value=not train)
+        return (call or over_batch)(moded, state, *args)
+
+    return Pure(apply, params, state)
+
+
+def from_haiku(
+    transformed: Any, params: Any, state: Any = None, *, mode: Mode = _is_training, key: Any = None
+):
+    """Wrap a Haiku function, transformed with or without state.
+
+    Parameters
+    ----------
+    transformed
+        Result of `haiku.transform` or `haiku.transform_with_state`.
+    params, state
+        From its ``init``; state is None for `haiku.transform`.
+    mode
+        Keyword arguments of the call for ``train``; the default gives ``is_training=train``.
+    key
+        Random key for training.
+
+    Returns
+    -------
+    Pure
+    """
+    stateful = state is not None
+
+    def apply(params, state, *args, train):
+        own, key = state
+        key = key if train else None
+        if not stateful:
+            return transformed.apply(params, key, *args, **mode(train)), state
+        y, own = transformed.apply(params, own, key, *args, **mode(train))
+        return y, (own, state[1])
+
+    return Pure(apply, params, (state, key))
+
+
+def from_keras(model: Any) -> Pure:
+    """Wrap a built Keras model on the JAX backend, by its ``stateless_call``."""
+    trained = [v.path for v in model.trainable_variables]
+    others = [v.path for v in model.non_trainable_variables]
+
+    def apply(params, state, *args, train):
+        values = [params[path] for path in trained], [state[path] for path in others]
+        y, new = model.stateless_call(*values, *args, training=train)
+        return y, dict(zip(others, new, strict=True))
+
+    params = {v.path: v.value for v in model.trainable_variables}
+    return Pure(apply, params, {v.path: v.value for v in model.non_trainable_variables})

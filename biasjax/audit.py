@@ -1,0 +1,282 @@
+"""What each bias of any JAX model can do: cancelled, absorbable or needed, and where a shift of it dies.
+
+`audit_biases` takes any pure function of parameters, `audit_modes` one with training and evaluation modes;
+`biasjax.adapters` make such functions of Flax, Equinox, Haiku and Keras models. Everything is numerical: no
+layer or primitive is known by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from biasjax import check, deaths, probe, ranks, sensitivity
+from biasjax.draws import Varies
+from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
+
+__all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes"]
+
+
+def audit_biases(
+    fn: Callable,
+    params: Any,
+    *args: Any,
+    is_bias: Any = None,
+    seed: int = 0,
+    randomize: Varies = True,
+    vary_inputs: Varies = True,
+    joint: bool = True,
+    draws: int = 4,
+    joint_limit: int = 2048,
+) -> BiasAudit:
+    """Find out what each bias of a pure function can do.
+
+    Parameters
+    ----------
+    fn
+        ``fn(params, *args)``, pure; any pytree of outputs, of which the floating ones count.
+    params, args
+        Pytrees of arrays. Floats are lifted to float64, also inside ``fn``; `jax_enable_x64` stays as it is.
+    is_bias
+        Predicate on (path, leaf) or a mask like ``params``; by default leaves named bias, b, beta, offset.
+    seed
+        Of all draws.
+    randomize
+        Judge the architecture: draw parameters, so that no zero-initialised kernel or scale hides a bias
+        (default). False judges the given values. A predicate on (path, leaf) chooses which leaves are drawn.
+    vary_inputs
+        Draw floating arguments, random keys and integers of more than two values too, so that no dead unit
+        hides a bias (default); or a predicate on (path, leaf), path "0/tokens" for ``args[0]["tokens"]``.
+    joint
+        Also ask what other biases can reproduce.
+    draws
+        Number of parameter draws (each with as many inputs as the ranks need).
+    joint_limit
+        Up to so many bias entries the joint analysis is exact. Beyond, it compares biases within overlapping
+        windows of half as many, in the order of their first use: ``unique`` is then an upper bound, for what
+        only biases of different windows could reproduce together is not seen.
+
+    Returns
+    -------
+    BiasAudit
+
+    Raises
+    ------
+    ValueError
+        If ``fn`` raises or is not pure, ``params`` has no bias, outputs are not finite at the given input,
+        or arrays lie on different devices.
+
+    Notes
+    -----
+    A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along
+    it, small and large, move the output by no more than round-off. For piecewise analytic functions a zero
+    derivative at random points means, with probability one, no effect in the pieces visited.
+
+    v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
+    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
+    tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
+    and b can be moved while others make up for it. It is a local statement: where the others reach b through
+    a saturating function, they make up for no more than that function's range.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> def fn(params, x):
+    ...     y = x @ params["w"] + params["bias"]
+    ...     return y - y.mean(0)
+    >>> audit = audit_biases(fn, {"w": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3)))
+    >>> audit.findings[0].verdict, audit.summary()
+    ('cancelled', '1 of 1 biases, 2 of 2 parameters, do nothing.')
+    """
+    check.positive_int("draws", draws)
+    check.positive_int("joint_limit", joint_limit)
+    model = probe.model(fn, params, *args, is_bias=is_bias)
+    plan = probe.Draws(seed, randomize, vary_inputs)
+    with jax.enable_x64(True):
+        changes = sensitivity.shifted_changes(model.outputs)
+        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, changes)
+        whole = [np.eye(len(basis)) for basis in dead]
+        evidence = probe.finite_shifts(model, plan, whole, changes, 0)
+        found = _joint(model, samples, dead, joint_limit) if joint else None
+        places = _deaths(model, plan, dead)
+    findings = []
+    for b, i in enumerate(model.biases.indices):
+        size, rank = len(dead[b]), len(dead[b]) - dead[b].shape[1]
+        unique = None if found is None else min(found.unique[b], rank)
+        verdict = verdict_of(model.program.used[i], size, rank, unique)
+        basis = Basis(basis_name(dead[b]), dead[b]) if 0 < rank < size else None
+        absorbers = found.absorbers[b] if found else ()
+        is_zero = bool((model.leaves[i] == 0).all())
+        findings.append(
+            Finding(
+                model.paths[i], size, rank, unique, verdict, is_zero, evidence[b], basis, absorbers, places[b]
+            )
+        )
+    return BiasAudit(tuple(findings), found is None or found.exact)
+
+
+# A wide layer before few outputs shows them a few directions at each draw of the parameters only.
+_MANY_DRAWS = 16
+# Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
+_MOST_DRAWS = 64
+
+
+def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
+    """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
+    sizes = [place.stop - place.start for place in model.biases.slices]
+    rows = max(sizes) + 32
+    draws = max(draws, min(-(-rows // model.width), _MANY_DRAWS))
+    alone = -(-rows // draws)
+    exact = sum(sizes) <= joint_limit
+    together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64 if joint_limit else 0
+    first = _joint_draws(sizes)
+    sample = probe.sampler(model, plan)
+    samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+    while True:
+        dead = probe.dead_directions(model, samples)
+        doubtful = _doubtful(model, plan, dead, changes)
+        ranks_now = [basis.shape[1] for basis in dead]
+        if not doubtful or len(samples) >= _MOST_DRAWS:
+            break
+        more = range(len(samples), min(2 * len(samples), _MOST_DRAWS))
+        samples += [sample(w, 1) for w in more]
+        dead = probe.dead_directions(model, samples)
+        if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
+            break
+    for b in doubtful:
+        if dead[b].shape[1]:
+            dead[b] = probe.survivors(model, plan, b, dead[b], changes)
+    return samples, dead
+
+
+def _doubtful(model, plan, dead, changes) -> list[int]:
+    """Biases that a finite shift along a dead direction brings to life."""
+    shifted = [probe.finite_shifts(model, plan, dead, changes, weights) for weights in (0, 1)]
+    return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
+
+
+def _joint_draws(sizes: Sequence[int]) -> int:
+    return 4 if sum(sizes) <= 512 else 2
+
+
+class _Joint(NamedTuple):
+    unique: list[int]
+    absorbers: list[tuple[str, ...]]
+    exact: bool
+
+
+def _joint(model, samples, dead, limit: int) -> _Joint:
+    """What no other bias can reproduce, and who reproduces the rest."""
+    slices = model.biases.slices
+    sizes = [place.stop - place.start for place in slices]
+    rank = [basis.shape[0] - basis.shape[1] for basis in dead]
+    order = [b for b in _use_order(model) if rank[b]]
+    unique, absorbers = list(rank), [()] * len(rank)
+    exact = sum(sizes[b] for b in order) <= limit
+    # A factorisation costs the cube of its size: windows are smaller than what is affordable once
+    runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
+    samples = samples[: _joint_draws(sizes)]
+    for run in runs:
+        members = [order[i] for i in run]
+        blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
+        per_draw = [
+            ranks.reproducible(s.rows[: total + 64], blocks, s.noises[members], who=s is samples[0])
+            for s in samples
+        ]
+        for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
+            # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
+            rest = ranks.common_rank([part.rest for part in parts])
+            if not any(part.absorbed for part in parts):
+                continue
+            by = tuple(model.names[members[i]] for i in parts[0].by)
+            if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
+                unique[b], absorbers[b] = rest, by
+    return _Joint(unique, absorbers, exact)
+
+
+def _use_order(model) -> list[int]:
+    """Biases in the order in which the program first uses them."""
+    jaxpr = model.program.jaxpr.jaxpr
+    first: dict = {}
+    for i, eqn in enumerate(jaxpr.eqns):
+        for atom in eqn.invars:
+            if not hasattr(atom, "val"):
+                first.setdefault(atom, i)
+    at = [first.get(jaxpr.invars[i], len(jaxpr.eqns)) for i in model.biases.indices]
+    return sorted(range(len(at)), key=at.__getitem__)
+
+
+def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
+    """Equations at which a random dead shift, large or small, comes to nothing."""
+    asked = [
+        b for b, basis in enumerate(dead) if basis.shape[1] and model.program.used[model.biases.indices[b]]
+    ]
+    places: list[tuple[deaths.Death, ...]] = [()] * len(dead)
+    if not asked:
+        return places
+    leaves = probe.point(model, plan, 0, 1)
+    flat = model.biases.gather(leaves)
+    rng = np.random.default_rng([plan.seed, 4])
+    shifted = np.tile(flat, (len(asked), 2, 1))
+    for row, b in zip(shifted, asked, strict=True):
+        direction = dead[b] @ rng.standard_normal(dead[b].shape[1])
+        row[:, model.biases.slices[b]] += np.outer((3.0, -0.5), direction / np.sqrt(np.mean(direction**2)))
+    copies = [
+        shifted[..., place].reshape(len(asked), 2, *shape)
+        for place, shape in zip(model.biases.slices, model.biases.shapes, strict=True)
+    ]
+    found = deaths.find(model.program.jaxpr, leaves, copies, model.biases.indices)
+    for b, where in zip(asked, found, strict=True):
+        places[b] = where
+    return places
+
+
+def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options: Any) -> ModesAudit:
+    """Audit a model in training and in evaluation.
+
+    Parameters
+    ----------
+    apply
+        ``apply(params, state, *args, train) -> (y, state)``; only y counts, so what a bias does to running
+        statistics is not an effect of the training pass. `biasjax.adapters` make it.
+    params, state, args
+        Its arguments. Random keys in the state are drawn like those in the arguments; the rest of it stays.
+    options
+        Those of `audit_biases`.
+
+    Returns
+    -------
+    ModesAudit
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from biasjax import norms
+    >>> def apply(params, state, x, *, train):
+    ...     return norms.batch_norm(norms.Norm(), state, x + params["bias"], train=train)
+    >>> params, state = {"bias": jnp.zeros(2)}, norms.batch_stats_init(2)
+    >>> modes = audit_modes(apply, params, state, jnp.arange(8.0).reshape(4, 2))
+    >>> modes.train["bias"].verdict, modes.eval["bias"].verdict, modes.differing
+    ('cancelled', 'needed', ('bias',))
+    """
+    leaves, structure = jax.tree.flatten(state)
+    keys = {str(i): leaf for i, leaf in enumerate(leaves) if _is_key(leaf)}
+
+    def run(train: bool) -> BiasAudit:
+        def fn(params, keys, *args):
+            whole = [keys.get(str(i), leaf) for i, leaf in enumerate(leaves)]
+            return apply(params, jax.tree.unflatten(structure, whole), *args, train=train)[0]
+
+        return audit_biases(fn, params, keys, *args, **options)
+
+    return ModesAudit(run(True), run(False))
+
+
+def _is_key(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return False
+    typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,))

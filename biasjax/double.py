@@ -1,0 +1,292 @@
+"""Any traced JAX function, evaluated in float64 whatever precision it asks for.
+
+A float32 network carries round-off of 1e-7, and "this bias does nothing" cannot be told from "this bias
+does little" at that level. `program` traces a function and rewrites the trace so that every floating
+value is a float64 (every complex one a complex128): casts to bfloat16 or float32 inside a model become
+casts to float64, while integers, booleans and random keys stay as they are. Calls (jit, remat, custom
+derivatives) are written out on the way, which makes the derivative of the rewritten function that of what
+it computes, not one that a ``custom_vjp`` or ``stop_gradient`` claims. Equations keep their name stack and
+source line.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+from jax.extend import source_info_util
+from jax.interpreters import partial_eval
+
+from biasjax import check
+
+# Equations that only wrap a program: written out in place.
+_CALLS = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+}
+# The identity on values; what they do to a derivative or to the precision is not wanted here.
+_IDENTITIES = {"stop_gradient", "reduce_precision", "optimization_barrier"}
+
+
+class Program(NamedTuple):
+    """A function of flat leaves in float64.
+
+    Attributes
+    ----------
+    jaxpr
+        Closed jaxpr; its inputs are the leaves of ``(params, *args)``.
+    used
+        For each input whether any output depends on it in the traced program.
+    floating
+        For each output whether it is a real floating or complex one.
+    """
+
+    jaxpr: jex.ClosedJaxpr
+    used: tuple[bool, ...]
+    floating: tuple[bool, ...]
+
+    def __call__(self, *leaves: Any) -> list[jax.Array]:
+        """Evaluate all outputs; call it inside ``jax.enable_x64(True)``."""
+        return jex.jaxpr_as_fun(self.jaxpr)(*leaves)
+
+
+def program(fn: Callable, params: Any, *args: Any) -> Program:
+    """Trace ``fn(params, *args)`` and lift the trace to float64.
+
+    The function is traced in float64, so that its constants are exact to float64; one that fails there
+    (a float32 carry of a scan, say) is traced as it was called and lifted afterwards.
+
+    Parameters
+    ----------
+    fn
+        Pure JAX function of any pytrees of arrays.
+    params, args
+        Its arguments.
+
+    Returns
+    -------
+    Program
+        Without the equations that no output depends on.
+
+    Raises
+    ------
+    ValueError
+        If ``fn`` raises, leaks tracers, or gives two different programs when traced twice.
+
+    Examples
+    --------
+    >>> lifted = program(lambda p, x: (x @ p).astype(jnp.bfloat16), jnp.ones((3, 2)), jnp.ones(3))
+    >>> with jax.enable_x64(True):
+    ...     lifted(np.full((3, 2), 0.1), np.ones(3))[0].dtype
+    dtype('float64')
+    """
+    try:
+        traced, again = (_trace_in_double(fn, params, *args) for _ in range(2))
+    except Exception:
+        traced, again = (_trace(fn, params, *args) for _ in range(2))
+    if not _same(traced, again):
+        check.fail(
+            "audited function",
+            "the same program whenever it is traced",
+            "two different ones",
+            "Make it pure: pass random keys and counters as arguments.",
+        )
+    with jax.enable_x64(True):
+        lifted = lift(traced)
+        wanted = [True] * len(lifted.jaxpr.outvars)
+        jaxpr, _ = partial_eval.dce_jaxpr(lifted.jaxpr, wanted, instantiate=True)
+        _, used = partial_eval.dce_jaxpr(lifted.jaxpr, wanted)
+    floating = tuple(_is_inexact(aval.dtype) for aval in lifted.out_avals)
+    return Program(jex.ClosedJaxpr(jaxpr, lifted.consts), tuple(used), floating)
+
+
+def to_double(x: Any) -> Any:
+    """Cast a floating (complex) array to float64 (complex128), and leave the others alone."""
+    dtype = _double(x.dtype)
+    return x if dtype == x.dtype else x.astype(dtype)
+
+
+def _trace_in_double(fn, params, *args):
+    with jax.enable_x64(True):
+        lifted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _double(x.dtype)), (params, *args))
+        return jax.make_jaxpr(lambda *args: fn(*args))(*lifted)  # a fresh function escapes the trace cache
+
+
+def _trace(fn, params, *args):
+    what = "audited function"
+    try:
+        return jax.make_jaxpr(lambda *args: fn(*args))(params, *args)
+    except jax.errors.UnexpectedTracerError as error:
+        raise ValueError(
+            f"{what}: expected a pure function, got one that keeps traced values from an earlier call. "
+            "Return what it stores (state, statistics) instead of assigning it."
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{what}: expected fn(params, *args) to run, got {type(error).__name__}: {error}. "
+            "Call it yourself with these arguments first."
+        ) from error
+
+
+def _same(a: jex.ClosedJaxpr, b: jex.ClosedJaxpr) -> bool:
+    if len(a.consts) != len(b.consts) or str(a.jaxpr) != str(b.jaxpr):
+        return False
+    pairs = zip(a.consts, b.consts, strict=True)
+    return all(
+        x is y
+        or jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        or np.array_equal(x, y, equal_nan=_is_inexact(x.dtype))
+        for x, y in pairs
+    )
+
+
+def lift(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """Rewrite a traced program so that every floating value in it is a float64.
+
+    Call it inside ``jax.enable_x64(True)``.
+    """
+
+    def evaluate(*args):
+        return _evaluate(closed.jaxpr, closed.consts, args, None)
+
+    avals = [jax.ShapeDtypeStruct(aval.shape, _double(aval.dtype)) for aval in closed.in_avals]
+    return jax.make_jaxpr(evaluate)(*avals)
+
+
+def _is_inexact(dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _double(dtype):
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def _cast(x, dtype):
+    return x if x.dtype == dtype else jax.lax.convert_element_type(x, dtype)
+
+
+def _evaluate(jaxpr, consts: Sequence, args: Sequence, caller: Any) -> list:
+    """Evaluate a jaxpr with all floating values in float64, writing calls out."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def read(atom):
+        value = atom.val if isinstance(atom, jex.Literal) else env[atom]
+        return value if hasattr(value, "aval") and not _is_inexact(value.dtype) else _as_double(value)
+
+    for eqn in jaxpr.eqns:
+        if not eqn.outvars and not any("Ref" in type(atom.aval).__name__ for atom in eqn.invars):
+            continue  # debugging prints and the like
+        stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+        # A jitted library function is traced once, at its first caller; this call's own line is wanted
+        traceback = eqn.source_info.traceback
+        traceback = traceback if caller is None or _has_user_frame(traceback) else caller
+        with source_info_util.user_context(traceback, name_stack=stack):
+            outs = _apply(eqn, [read(atom) for atom in eqn.invars], traceback)
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _as_double(value):
+    if not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    return _cast(value, _double(value.dtype))
+
+
+_JAX = os.path.dirname(jax.__file__)
+
+
+@functools.cache
+def _has_user_frame(traceback: Any) -> bool:
+    """Whether an equation of a jitted function comes from user code within that function."""
+    for frame in traceback.frames if traceback else ():
+        if not frame.file_name.startswith(_JAX):
+            return True
+        if os.path.basename(frame.file_name) == "pjit.py":
+            return False
+    return False
+
+
+def _apply(eqn, ins: list, traceback: Any) -> list:
+    name, params = eqn.primitive.name, eqn.params
+    if name in _IDENTITIES:
+        return ins
+    if name in _CALLS:
+        body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+        return _evaluate(getattr(body, "jaxpr", body), getattr(body, "consts", ()), ins, traceback)
+    if name == "conv_general_dilated" and _is_small(eqn):
+        return [_convolve(*ins, **params)]
+    if name == "bitcast_convert_type":
+        return _in_own_precision(eqn, ins)
+    try:
+        return _bind(eqn, ins, {key: _lift_param(value) for key, value in params.items()})
+    except Exception:
+        return _in_own_precision(eqn, ins)  # a kernel that knows only some dtypes
+
+
+def _is_small(eqn) -> bool:
+    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels."""
+    p, out = eqn.params, eqn.outvars[0].aval
+    pixels = math.prod(out.shape[d] for d in p["dimension_numbers"].out_spec[2:])
+    real = not jnp.issubdtype(out.dtype, jnp.complexfloating)
+    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= 16 and real
+
+
+def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **_):
+    """Convolution as one matmul over patches."""
+    lhs, rhs, out = dimension_numbers
+    x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
+    kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
+    inside = [(low, high, dilation - 1) for (low, high), dilation in zip(padding, lhs_dilation, strict=True)]
+    x = jax.lax.pad(x, np.float64(0.0), [(0, 0, 0), *inside, (0, 0, 0)])
+    window = kernel.shape[:-2]
+    spans = [(n - 1) * d for n, d in zip(window, rhs_dilation, strict=True)]
+    patches = []
+    for tap in np.ndindex(*window):
+        start = [i * d for i, d in zip(tap, rhs_dilation, strict=True)]
+        stop = [n - s + i for n, s, i in zip(x.shape[1:-1], spans, start, strict=True)]
+        strides = (1, *window_strides, 1)
+        patches.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), strides))
+    y = jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    return jnp.transpose(y, [int(i) for i in np.argsort((out[0], *out[2:], out[1]))])
+
+
+def _in_own_precision(eqn, ins: list) -> list:
+    ins = [_cast(x, atom.aval.dtype) for x, atom in zip(ins, eqn.invars, strict=True)]
+    return [_cast(x, _double(x.dtype)) for x in _bind(eqn, ins, eqn.params)]
+
+
+def _bind(eqn, ins: list, params: dict) -> list:
+    bound = eqn.primitive.get_bind_params(params)
+    subfuns, bound = bound if isinstance(bound, tuple) else ((), bound)
+    outs = eqn.primitive.bind(*subfuns, *ins, **bound)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def _lift_param(value: Any) -> Any:
+    """Lift what an equation's parameter says about dtypes: a dtype itself, or the programs in it."""
+    if isinstance(value, jex.ClosedJaxpr):
+        return lift(value)
+    if isinstance(value, jex.Jaxpr):
+        return lift(jex.ClosedJaxpr(value, ())).jaxpr
+    if isinstance(value, tuple):
+        items = [_lift_param(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return _double(np.dtype(value))
+    return value

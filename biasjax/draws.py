@@ -1,0 +1,121 @@
+"""Random parameters and inputs around given ones, on the host in float64.
+
+A question about an architecture ("does this bias do anything?") is asked at random parameters: a kernel
+or a norm's scale that is initialised at zero would hide every bias before it. What the values show of
+their kind is kept: positive leaves stay positive, masks stay masks, integers stay in their range, and
+non-finite entries stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+# A few dozen units in the last place
+NUDGE = 1e-14
+
+Varies = bool | Callable[[str, Any], bool]
+
+
+def to_host(leaf: Any) -> Any:
+    """Array on the host, floats in float64 (complex128); typed random keys stay as they are."""
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if jax.numpy.issubdtype(leaf.dtype, np.complexfloating):
+        return np.asarray(leaf, np.complex128)
+    if jax.numpy.issubdtype(leaf.dtype, np.floating):
+        return np.asarray(leaf).astype(np.float64)
+    return np.asarray(leaf)
+
+
+def parameter(rng: np.random.Generator, leaf: Any) -> Any:
+    """Draw a parameter of the kind and size of ``leaf``.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    leaf
+        Float64 array; others come back unchanged.
+
+    Returns
+    -------
+    array
+        Zeros become N(0, 1/fan_in) (kernels) or N(0, 1/4); non-negative leaves keep their signs, every entry
+        multiplied by exp(0.3 N(0, 1)); others become an equal mixture of themselves and noise of their size.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bool((parameter(rng, np.ones(100)) > 0).all()), bool((parameter(rng, np.zeros(100)) != 0).all())
+    (True, True)
+    """
+    if leaf.dtype not in (np.float64, np.complex128) or not leaf.size:
+        return leaf
+    finite = np.isfinite(leaf)
+    size = np.sqrt(np.mean(np.abs(leaf[finite]) ** 2)) if finite.any() else 0.0
+    noise = rng.standard_normal(leaf.shape)
+    if size == 0:
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4.0
+        drawn = noise / np.sqrt(fan_in)
+    elif leaf.dtype == np.float64 and (leaf[finite] >= 0).all():
+        drawn = np.where(leaf == 0, 0.3 * size * np.abs(noise), leaf * np.exp(0.3 * noise))
+    else:
+        drawn = (leaf + size * noise) / np.sqrt(2)
+    return np.where(finite, drawn, leaf)
+
+
+def argument(rng: np.random.Generator, leaf: Any) -> Any:
+    """Draw an input of the kind and size of ``leaf``.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    leaf
+        Any array, floats in float64.
+
+    Returns
+    -------
+    array
+        Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`,
+        but constants become N(constant, 1), and arrays of zeros and ones stay as the masks that they are.
+        Integers of more than two values are drawn from their range; other integers and booleans stay.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> argument(rng, np.array([0, 1, 1])), argument(rng, np.array([3, 7, 4])).min() >= 3
+    (array([0, 1, 1]), np.True_)
+    """
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bits = rng.integers(0, 2**32, jax.random.key_data(leaf).shape, np.uint32)
+        return jax.random.wrap_key_data(jax.numpy.asarray(bits), impl=jax.random.key_impl(leaf))
+    if leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,):
+        return rng.integers(0, 2**32, leaf.shape, np.uint32)
+    if leaf.dtype == bool or not leaf.size or not np.isfinite(leaf).all():
+        return leaf
+    low, high = (leaf.min(), leaf.max()) if leaf.dtype.kind in "iuf" else (0, 1)
+    if leaf.dtype.kind in "iu":
+        few = ((leaf == low) | (leaf == high)).all()
+        return leaf if few else rng.integers(low, high, leaf.shape, leaf.dtype, endpoint=True)
+    if leaf.dtype == np.float64 and low == high:
+        return low + rng.standard_normal(leaf.shape)
+    if leaf.dtype == np.float64 and ((leaf == 0) | (leaf == 1)).all():
+        return leaf
+    return parameter(rng, leaf)
+
+
+def nudge(rng: np.random.Generator, leaf: Any, relative: float = NUDGE) -> Any:
+    """Move every float by a few units in the last place: what this changes is round-off."""
+    if leaf.dtype not in (np.float64, np.complex128):
+        return leaf
+    return np.where(np.isfinite(leaf), leaf * (1 + relative * rng.standard_normal(leaf.shape)), leaf)
+
+
+def varies(what: Varies, path: str, leaf: Any) -> bool:
+    """Whether a leaf is to be drawn: a bool for all, or a predicate on (path, leaf)."""
+    return what if isinstance(what, bool) else bool(what(path, leaf))

@@ -1,0 +1,318 @@
+"""Measure a model's biases: Jacobian rows over draws, dead directions, finite shifts.
+
+The numbers behind `biasjax.audit`, which turns them into verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from biasjax import check, draws, ranks, sensitivity, tree
+from biasjax.double import Program, program
+
+# Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
+_SPARE = 32
+# Cotangents per call; more inputs serve a rank better than more rows at one input.
+_ROWS = 64
+# Parameter draws at which round-off is measured; the worst of these stands for the others.
+_NOISES = 4
+# Sizes of finite shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
+_SHIFTS = (1e-2, 1.0, -1e2)
+_ALIVE = 50.0
+
+
+class Model(NamedTuple):
+    """A traced function with its leaves on the host and its biases singled out."""
+
+    program: Program
+    leaves: tuple
+    paths: tuple[str, ...]
+    parameters: int
+    biases: sensitivity.Biases
+    outputs: Callable
+    width: int
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of the biases."""
+        return [self.paths[i] for i in self.biases.indices]
+
+
+class Draws(NamedTuple):
+    """What is drawn: ``randomize`` parameters, ``vary_inputs`` arguments, from ``seed``."""
+
+    seed: int
+    randomize: draws.Varies
+    vary_inputs: draws.Varies
+
+
+class Sample(NamedTuple):
+    """Jacobian rows at one draw of the parameters.
+
+    Attributes
+    ----------
+    rows
+        (rows, bias entries), over several inputs.
+    noises
+        Round-off of an entry, for each bias.
+    """
+
+    rows: np.ndarray
+    noises: np.ndarray
+
+
+def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
+    """Trace a function and check that it can be audited."""
+    what = "audit_biases"
+    flat, structure = jax.tree_util.tree_flatten_with_path(params)
+    others = jax.tree_util.tree_leaves_with_path(args)
+    paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
+    for path, (_, leaf) in zip(paths, [*flat, *others], strict=True):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+            fix = "Close over what is not an array, or use biasjax.adapters."
+            check.fail(what, f"an array at {path!r}", type(leaf).__name__, fix, TypeError)
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            check.fail(what, f"an array at {path!r}", "a deleted (donated) one", "Pass a copy.")
+    _check_devices(what, paths, [leaf for _, leaf in [*flat, *others]])
+    params, args = jax.tree.map(jax.numpy.asarray, (params, args))
+    mask = _mask(what, is_bias, structure, paths, jax.tree.leaves(params))
+    lifted = program(fn, params, *args)
+    leaves = tuple(draws.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
+    biases = sensitivity.Biases(tuple(mask), tuple(leaves[i].shape for i in mask))
+    scales, width = _scales(what, lifted, leaves)
+    outputs = sensitivity.flat_outputs(lifted, biases, scales)
+    return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, width)
+
+
+def _check_devices(what, paths, leaves):
+    homes: dict = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        if isinstance(leaf, jax.Array) and leaf.committed:
+            homes.setdefault(frozenset(leaf.devices()), path)
+    if len(homes) > 1:
+        (first, one), (second, two) = list(homes.items())[:2]
+        fix = "Move them to one device: jax.device_put(x, jax.devices()[0])."
+        got = f"{one!r} on {sorted(map(str, first))} and {two!r} on {sorted(map(str, second))}"
+        check.fail(what, "all arrays on the same devices", got, fix)
+
+
+def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
+    if is_bias is None or callable(is_bias):
+        chosen = [(is_bias or tree.is_bias)(path, leaf) for path, leaf in zip(paths, leaves, strict=False)]
+    elif jax.tree.structure(is_bias) == structure:
+        chosen = jax.tree.leaves(is_bias)
+    else:
+        got = jax.tree.structure(is_bias)
+        check.fail(what, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
+    floating = [np.issubdtype(draws.to_host(leaf).dtype, np.floating) for leaf in leaves]
+    mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
+    if not mask:
+        some = ", ".join(paths[: min(4, len(leaves))])
+        fix = "Give is_bias, a predicate on (path, leaf) or a mask like the params."
+        check.fail(what, "at least one floating bias leaf in params", f"only [{some}, ...]", fix)
+    return mask
+
+
+def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
+    if not any(lifted.floating):
+        check.fail(what, "a floating output", "none", "Return logits, not classes.")
+    run = jax.jit(lambda *leaves: lifted(*leaves))
+    with jax.enable_x64(True):
+        outs = [np.asarray(o) for o, keep in zip(run(*leaves), lifted.floating, strict=True) if keep]
+    for i, out in enumerate(outs):
+        if not np.isfinite(out).all():
+            bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
+            check.fail(what, "finite outputs at the given input", bad, "Start from finite ones.")
+    scales = [float(np.abs(out).max(initial=0.0)) or 1.0 for out in outs]
+    return scales, sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
+
+
+def weights_at(m: Model, d: Draws, draw: int) -> list:
+    """Parameters of one draw.
+
+    Draw 0 has the given parameters unless they are randomised. From draw 1 on biases are also moved by up to
+    several times their size, so that no unit is dead at all draws.
+    """
+    rng = np.random.default_rng([d.seed, 0, draw])
+    leaves = list(m.leaves[: m.parameters])
+    for i, leaf in enumerate(leaves):
+        if draws.varies(d.randomize, m.paths[i], leaf):
+            leaves[i] = draws.parameter(rng, leaf)
+    move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
+    for i in m.biases.indices:
+        leaves[i] = leaves[i] + move * _size(leaves[i]) * rng.standard_normal(leaves[i].shape)
+    return leaves
+
+
+def inputs_at(m: Model, d: Draws, draw: int, index: int) -> list:
+    """Arguments of one draw; the very first are those given."""
+    rng = np.random.default_rng([d.seed, 1, draw, index])
+    leaves = list(m.leaves[m.parameters :])
+    for i, leaf in enumerate(leaves):
+        path = m.paths[m.parameters + i].removeprefix("args/")
+        if (draw or index) and draws.varies(d.vary_inputs, path, leaf):
+            leaves[i] = draws.argument(rng, leaf)
+    return leaves
+
+
+def point(m: Model, d: Draws, draw: int, index: int) -> list:
+    """Leaves at one draw of parameters and one of inputs."""
+    return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
+
+
+def _size(bias: np.ndarray) -> float:
+    return max(float(np.sqrt(np.mean(bias**2))), 0.5)
+
+
+def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
+    """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
+
+    The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
+    has no such derivative.
+    """
+    size = min(m.width, _ROWS)
+
+    def call(rows, flat, leaves, rng, relative=0.0):
+        u = rng.standard_normal((size, m.width))
+        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
+        return np.asarray(rows(flat, leaves, u))
+
+    def first_mode():
+        start = point(m, d, 0, 0)
+        for mode in ("reverse", "forward", "difference"):
+            rows = sensitivity.jacobian_rows(m.outputs, mode)
+            try:
+                found = call(rows, m.biases.gather(start), start, np.random.default_rng(0))
+            except Exception:
+                if mode == "difference":
+                    raise
+                continue
+            if np.isfinite(found).all() or mode == "difference":
+                return rows
+        raise AssertionError("unreachable")
+
+    rows = first_mode()
+    fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
+
+    known: list[np.ndarray] = []
+
+    def sample(weights: int, wanted: int) -> Sample:
+        rng = np.random.default_rng([d.seed, 2, weights])
+        # Where inputs cannot vary, more rows than outputs say nothing new
+        calls = max(1, -(-(min(wanted, m.width) if fixed else wanted) // size))
+        state = rng.bit_generator.state
+        drawn = weights_at(m, d, weights)
+        flat = m.biases.gather(drawn)
+        drawn = jax.device_put(drawn)
+        blocks = [call(rows, flat, [*drawn, *inputs_at(m, d, weights, i)], rng) for i in range(calls)]
+        blocks = [block / (_rms(block) or 1.0) for block in blocks if np.isfinite(block).all()]
+        if len(known) < _NOISES:
+            rng.bit_generator.state = state
+            known.append(noise(weights, rng))
+        stacked = np.concatenate(blocks) if blocks else np.zeros((0, flat.size))
+        return Sample(stacked, known[weights] if weights < len(known) else np.max(known, 0))
+
+    def noise(weights: int, rng: np.random.Generator) -> np.ndarray:
+        leaves = point(m, d, weights, 0)
+        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in leaves]
+        state = rng.bit_generator.state
+        found = call(rows, m.biases.gather(leaves), leaves, rng)
+        rng.bit_generator.state = state
+        moved = call(rows, m.biases.gather(nudged), nudged, rng, draws.NUDGE) - found
+        # Outputs have size one, so that no float64 function resolves a derivative below eps
+        noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), 1.0)
+
+    return sample
+
+
+def _inputs(m: Model, d: Draws, draw: int) -> list:
+    leaves = inputs_at(m, d, 0, draw)
+    keys = [jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+
+
+def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """For each bias an orthonormal basis (size, dead) of the directions in which no draw has a derivative."""
+    dead = []
+    for b, (i, place) in enumerate(zip(m.biases.indices, m.biases.slices, strict=True)):
+        size = place.stop - place.start
+        if not m.program.used[i]:
+            dead.append(np.eye(size))
+            continue
+        # In units of each draw's own round-off
+        share = -(-2 * (size + _SPARE) // len(samples))
+        rows = [ranks.levelled(ranks.spread(s.rows, share)[:, place]) / s.noises[b] for s in samples]
+        dead.append(ranks.null_basis(np.concatenate(rows)))
+    return dead
+
+
+class Shifted(NamedTuple):
+    """Largest relative output change under finite shifts of a bias, and the round-off it is held against."""
+
+    change: float
+    noise: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether the change is more than round-off."""
+        return self.change > _ALIVE * self.noise
+
+
+def finite_shifts(
+    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int
+) -> list[Shifted]:
+    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`."""
+    rng = np.random.default_rng([d.seed, 3, weights])
+    leaves = point(m, d, weights, 1)
+    moved = [draws.nudge(rng, leaf) for leaf in leaves]
+    found = []
+    for place, i, basis in zip(m.biases.slices, m.biases.indices, bases, strict=True):
+        if not basis.shape[1] or not m.program.used[i]:
+            found.append(Shifted(0.0, np.finfo(float).eps))
+            continue
+        direction = basis @ rng.standard_normal(basis.shape[1])
+        direction *= _size(leaves[i]) / max(_rms(direction), 1e-300)
+        shifts = np.zeros((len(_SHIFTS), m.biases.slices[-1].stop))
+        shifts[:, place] = np.outer(_SHIFTS, direction)
+        exact, nudged = (np.asarray(changes(m.biases.gather(x), x, shifts)) for x in (leaves, moved))
+        found.append(_against_noise(exact, nudged))
+    return found
+
+
+def _against_noise(exact: np.ndarray, nudged: np.ndarray) -> Shifted:
+    """The size of shift that stands out most."""
+    finite = np.isfinite(exact).all(1) & np.isfinite(nudged).all(1)
+    change, noise = np.abs(exact).max(1), np.abs(exact - nudged).max(1) + np.finfo(float).eps
+    if not finite.any():
+        return Shifted(np.inf, np.finfo(float).eps)
+    best = np.argmax(np.where(finite, change / noise, -1.0))
+    return Shifted(float(change[best]), float(noise[best]))
+
+
+def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable) -> np.ndarray:
+    """Directions of a basis (size, k) that no finite shift brings to life.
+
+    For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
+    by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
+    """
+    place, rows = m.biases.slices[b], []
+    for weights, size in ((0, 1.0), (0, -30.0), (1, 1.0), (2, -30.0)):
+        leaves = point(m, d, weights, 1)
+        shifts = np.zeros((basis.shape[1], m.biases.slices[-1].stop))
+        shifts[:, place] = size * _size(leaves[m.biases.indices[b]]) * np.sqrt(len(basis)) * basis.T
+        flat = m.biases.gather(leaves)
+        moved = [draws.nudge(np.random.default_rng(0), leaf) for leaf in leaves]
+        exact = np.asarray(changes(flat, leaves, shifts)).T
+        nudged = np.asarray(changes(m.biases.gather(moved), moved, shifts)).T
+        if np.isfinite(exact).all() and np.isfinite(nudged).all():
+            rows.append(exact / (_rms(exact - nudged) + np.finfo(float).eps))
+    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis

@@ -1,0 +1,201 @@
+"""Ranks, null spaces and who can stand in for whom, from rows of a Jacobian with a known noise level.
+
+A singular value counts as zero when it lies within the noise that round-off puts on the rows. The noise is
+measured (rows at parameters moved by a few units in the last place), never assumed, so that a bias of
+tiny but real effect is alive and one whose gradient is pure round-off is dead, whatever their sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+# A random k x n matrix of unit noise has norm sqrt(k) + sqrt(n); this many times it is no longer noise.
+_MARGIN = 50.0
+# A unit null vector involves a bias when the part of it there is longer than this (round-off gives 1e-8).
+_SHARED = 1e-6
+
+
+def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
+    """Orthonormal basis of the directions that the rows map to noise.
+
+    Parameters
+    ----------
+    rows
+        Matrix (k, n) of finite entries.
+    noise
+        Standard deviation of the round-off in an entry.
+
+    Returns
+    -------
+    array (n, n - rank)
+
+    Examples
+    --------
+    >>> (null_basis(np.array([[1.0, -1.0], [2.0, -2.0]]), noise=1e-15).ravel() ** 2).round(3)
+    array([0.5, 0.5])
+    """
+    k, n = rows.shape
+    if k == 0:
+        return np.eye(n)
+    factors: Any = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
+    r, order = factors
+    floor = max(noise, np.finfo(float).eps * np.abs(rows).max())
+    pivots = np.abs(np.diag(r))
+    rank = int((pivots > _MARGIN * (np.sqrt(k) + np.sqrt(n)) * floor).sum())
+    if rank == n:
+        return np.zeros((n, 0))
+    # rows P = Q [R1 R2; 0 ~0], so P [-R1⁻¹ R2; I] spans the null space
+    basis = np.empty((n, n - rank))
+    basis[order[:rank]] = -scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:], check_finite=False)
+    basis[order[rank:]] = np.eye(n - rank)
+    factors = scipy.linalg.qr(basis, mode="economic", check_finite=False)
+    return factors[0]
+
+
+def rank(rows: np.ndarray, noise: float = 1.0) -> int:
+    """Rank of rows of a known noise level."""
+    return rows.shape[1] - null_basis(rows, noise).shape[1]
+
+
+class Reproducible(NamedTuple):
+    """What other biases can do of what one can, at one draw of the weights.
+
+    Attributes
+    ----------
+    rest
+        Orthonormal basis (n, unique) of the complement of the reproducible directions.
+    absorbed
+        Number of directions that change the output and that the others reproduce.
+    by
+        Which of the others suffice for that, none of them to spare; empty if not asked for.
+    """
+
+    rest: np.ndarray
+    absorbed: int
+    by: tuple[int, ...]
+
+
+def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Rows with every block of unit size (zero where it is noise), and the noise level of all."""
+    parts, worst = [], 0.0
+    for block, noise in zip(blocks, noises, strict=True):
+        size = np.sqrt(np.mean(rows[:, block] ** 2))
+        dead = size <= _MARGIN * noise
+        parts.append(rows[:, block] * (0.0 if dead else 1 / size))
+        worst = worst if dead else max(worst, noise / size)
+    return np.concatenate(parts, axis=1), worst
+
+
+def reproducible(
+    rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float], who: bool = False
+) -> list[Reproducible]:
+    """For each bias, what the others can reproduce of it.
+
+    With all biases' Jacobian J = [J_1 ... J_n], a shift v of bias i is reproducible when J_i v = sum_j J_j
+    w_j for some shifts w of the others: exactly when (v, -w) is in the null space of J. So the reproducible
+    shifts are block i of that null space, and one factorisation answers for every bias.
+
+    Parameters
+    ----------
+    rows
+        Jacobian rows (k, entries), k well above the number of entries in ``blocks``.
+    blocks
+        Place of each bias, in the order of use.
+    noises
+        Round-off of an entry in each block.
+    who
+        Whether to find ``by``.
+
+    Returns
+    -------
+    list of Reproducible
+    """
+    joint, noise = scaled(rows, blocks, noises)
+    null = null_basis(levelled(joint), noise)
+    sizes = [block.stop - block.start for block in blocks]
+    parts = np.split(null, np.cumsum(sizes)[:-1])
+    found = []
+    for i, (block, n) in enumerate(zip(blocks, sizes, strict=True)):
+        squares, directions = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
+        unique = int((squares <= _SHARED**2).sum())
+        alone = n - rank(levelled(spread(rows, 2 * n + 64)[:, block]), noises[i]) if unique < n else 0
+        absorbed = n - unique - alone
+        found.append(
+            Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ())
+        )
+    return found
+
+
+def levelled(rows: np.ndarray) -> np.ndarray:
+    """Rows no longer than the median one: a row's round-off grows with it, its null space stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    middle = np.median(lengths) if len(rows) else 0.0
+    return rows * np.where(lengths > middle, middle / np.maximum(lengths, 1e-300), 1.0)
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """About ``count`` of the rows, from all parts of the matrix."""
+    return rows[:: max(1, len(rows) // count)]
+
+
+def _by(parts: Sequence[np.ndarray], i: int) -> tuple[int, ...]:
+    """Biases that suffice for what all reproduce of bias i: leave out whom one can, the farthest first.
+
+    A shift of the others without bias j is a null vector whose block j is zero.
+    """
+    wanted = _dimension(parts[i])
+    members = sorted((j for j in range(len(parts)) if j != i), key=lambda j: (abs(j - i), j < i))
+    gone: set[int] = set()
+    for group in (members[6:], *([j] for j in reversed(members))):
+        if not group or gone.issuperset(group):
+            continue
+        free = _null(np.concatenate([parts[j] for j in group]))
+        if free.shape[1] and _dimension(parts[i] @ free) == wanted:
+            parts = [part @ free for part in parts]
+            gone.update(group)
+    return tuple(j for j in range(len(parts)) if j != i and j not in gone)
+
+
+def _dimension(part: np.ndarray) -> int:
+    return int((np.linalg.eigvalsh(part @ part.T) > _SHARED**2).sum())
+
+
+def _null(matrix: np.ndarray) -> np.ndarray:
+    squares, directions = np.linalg.eigh(matrix.T @ matrix)
+    return directions[:, squares <= _SHARED**2]
+
+
+def common_rank(subspaces: Sequence[np.ndarray]) -> int:
+    """Dimension of the sum of subspaces, each given by an orthonormal basis."""
+    values = np.linalg.svd(np.concatenate(subspaces, axis=1), compute_uv=False)
+    return int((values > _SHARED).sum())
+
+
+def windows(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Overlapping runs of neighbours of at most ``limit`` entries in all, each half new.
+
+    Examples
+    --------
+    >>> windows([2, 2, 2, 2], 4)
+    [[0, 1], [1, 2], [2, 3]]
+    >>> windows([2, 2], 100)
+    [[0, 1]]
+    """
+    runs, start = [], 0
+    while True:
+        stop, total = start, 0
+        while stop < len(sizes) and (stop == start or total + sizes[stop] <= limit):
+            total += sizes[stop]
+            stop += 1
+        runs.append(list(range(start, stop)))
+        if stop >= len(sizes):
+            return runs
+        half, passed = start + 1, sizes[start]
+        while half < stop - 1 and passed + sizes[half] <= total / 2:
+            passed += sizes[half]
+            half += 1
+        start = half

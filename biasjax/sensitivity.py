@@ -1,0 +1,106 @@
+"""How a program's outputs answer to its biases: Jacobian rows and finite shifts, compiled once each.
+
+All biases are one flat vector; all floating outputs are one flat vector too, each output divided by its
+size, so that a loss and its logits count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from biasjax.double import Program
+
+# A forward-mode or finite-difference Jacobian takes this many directions at a time.
+_BATCH = 32
+# Central differences of step h err by h² (function) and eps/h (round-off): 1e-10 at this step.
+_STEP = 1e-5
+
+
+class Biases(NamedTuple):
+    """Where the biases are among a program's inputs and in the flat vector of all of them."""
+
+    indices: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def slices(self) -> list[slice]:
+        """Place of each bias in the flat vector."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        return [
+            slice(int(end - np.prod(shape)), int(end)) for end, shape in zip(ends, self.shapes, strict=True)
+        ]
+
+    def gather(self, leaves: Sequence) -> np.ndarray:
+        """Flat vector of all biases."""
+        return np.concatenate([np.ravel(leaves[i]) for i in self.indices])
+
+    def scatter(self, leaves: Sequence, flat: Any) -> list:
+        """Leaves with the biases taken from the flat vector."""
+        leaves = list(leaves)
+        for i, place, shape in zip(self.indices, self.slices, self.shapes, strict=True):
+            leaves[i] = flat[place].reshape(shape)
+        return leaves
+
+
+def flat_outputs(program: Program, biases: Biases, scales: Sequence[float]) -> Callable:
+    """``f(flat biases, leaves) -> flat outputs``, each floating output divided by its scale."""
+
+    def outputs(flat, leaves):
+        outs = program(*biases.scatter(leaves, flat))
+        kept = [out for out, keep in zip(outs, program.floating, strict=True) if keep]
+        parts = [jnp.ravel(out) / scale for out, scale in zip(kept, scales, strict=True)]
+        parts = [jnp.concatenate([p.real, p.imag]) if jnp.iscomplexobj(p) else p for p in parts]
+        return jnp.concatenate(parts)
+
+    return outputs
+
+
+def jacobian_rows(outputs: Callable, mode: str) -> Callable:
+    """``rows(flat, leaves, u) -> u @ J``, J the Jacobian of the outputs by the biases.
+
+    Parameters
+    ----------
+    outputs
+        Function of `flat_outputs`.
+    mode
+        "reverse" costs one backward pass per row of ``u``; "forward" (programs with while loops) and
+        "difference" (programs without derivatives) cost one pass per bias entry.
+
+    Returns
+    -------
+    callable
+        Compiled; ``u`` of shape (rows, outputs) gives (rows, bias entries).
+    """
+
+    def columns(flat, leaves, direction):
+        if mode == "forward":
+            return jax.jvp(lambda b: outputs(b, leaves), (flat,), (direction,))[1]
+        step = _STEP * direction
+        return (outputs(flat + step, leaves) - outputs(flat - step, leaves)) / (2 * _STEP)
+
+    @jax.jit
+    def rows(flat, leaves, u):
+        if mode == "reverse":
+            _, pullback = jax.vjp(lambda b: outputs(b, leaves), flat)
+            return jax.vmap(lambda v: pullback(v)[0])(u)
+        basis = jnp.eye(flat.size, dtype=flat.dtype)
+        return jax.lax.map(lambda e: u @ columns(flat, leaves, e), basis, batch_size=_BATCH).T
+
+    return rows
+
+
+def shifted_changes(outputs: Callable) -> Callable:
+    """``changes(flat, leaves, shifts) -> f(flat + shift) - f(flat)``, a row per shift, compiled."""
+
+    def changes(flat, leaves, shifts):
+        base = outputs(flat, leaves)
+        return jax.lax.map(lambda shift: outputs(flat + shift, leaves) - base, shifts, batch_size=8)
+
+    # Compiling it costs more than the few dozen times it runs
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(changes, compiler_options=options)
