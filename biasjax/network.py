@@ -239,7 +239,7 @@ def init(
     order = parse_order(network)
     if not isinstance(scales.sigma_b, jax.core.Tracer) and not np.any(scales.sigma_b):
         network = dataclasses.replace(network, bias_init="zeros")  # drawing them would only cost compile time
-    scales = Scales(*(_per_layer(network, name, value, dtype) for name, value in scales._asdict().items()))
+    scales = Scales(*(per_layer(network, name, value, dtype) for name, value in scales._asdict().items()))
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(network.depth))
     first, rest = jax.tree.map(lambda x: x[0], scales), jax.tree.map(lambda x: x[1:], scales)
 
@@ -320,20 +320,20 @@ def apply(
             if callable(step):
                 h = step(h)
             else:
-                h, stats = _apply_norm(network, step, norm, stats, h, options)
+                h, stats = apply_norm(network, step, norm, stats, h, options)
         return h, stats
 
     def block(h, layer):
         index, (linear_params, norm), stats = layer
         y, new_stats = run(order.before, norm, stats, h)
-        y, new_stats = run(order.after, norm, new_stats, _apply_linear(network, order, linear_params, y))
+        y, new_stats = run(order.after, norm, new_stats, apply_linear(network, order, linear_params, y))
         y = h + y if network.residual else y
         if depth is None:
             return y, new_stats
         used = index < depth
         return jax.tree.map(functools.partial(jnp.where, used), (y, new_stats), (h, stats))
 
-    h = _apply_linear(network, order, params.stem.linear, x)
+    h = apply_linear(network, order, params.stem.linear, x)
     h, stem_stats = run(order.after, params.stem.norm, state.stem, h)
     h, body_stats = jax.lax.scan(block, h, (jnp.arange(1, network.depth), params.body, state.body))
     h, tail_stats = run(order.before, params.tail, state.tail, h)
@@ -396,7 +396,8 @@ def _stack(first: jax.Array, rest: jax.Array) -> jax.Array:
     return jnp.concatenate([first[None], rest])
 
 
-def _per_layer(network: Network, name: str, value: jax.typing.ArrayLike, dtype) -> jax.Array:
+def per_layer(network: Network, name: str, value: jax.typing.ArrayLike, dtype) -> jax.Array:
+    """Check a scale and give each layer its own, ``(depth,)``."""
     check.in_range(name, value, low=-jnp.inf if name == "bias_mean" else 0.0)
     value = jnp.asarray(value, dtype)
     if value.shape not in ((), (network.depth,)):
@@ -419,13 +420,15 @@ def _linear_init(network: Network, order: Order, inputs: int, dtype, key, scales
     return linear.Linear(scales.sigma_w * kernel, bias)
 
 
-def _apply_linear(network: Network, order: Order, params: linear.Linear, x: jax.Array) -> jax.Array:
+def apply_linear(network: Network, order: Order, params: linear.Linear, x: jax.Array) -> jax.Array:
+    """Apply one hidden linear layer."""
     if order.linear == "conv":
         return linear.conv(params, x, padding=network.padding, method=network.conv_method)
     return linear.dense(params, x)
 
 
-def _apply_norm(network: Network, name: str, params, stats, x: jax.Array, options: dict):
+def apply_norm(network: Network, name: str, params, stats, x: jax.Array, options: dict):
+    """Apply one norm of the network; only batch norm has, and changes, ``stats``."""
     if name == "bn":
         return norms.batch_norm(params, stats, x, **options)
     epsilon = options["epsilon"]

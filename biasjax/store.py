@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # What a sweep finds at a point, coded as in the CF conventions
-STATUS = ("finite", "overflow", "nan")
+STATUS = ("finite", "overflow", "nan", "underflow")
 STATUS_ATTRS = {"flag_values": list(range(len(STATUS))), "flag_meanings": " ".join(STATUS)}
 
 
