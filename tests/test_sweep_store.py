@@ -261,7 +261,7 @@ def test_points_that_diverge_are_marked(tmp_path):
         sweep.run(_fn, {"seed": [0, 1], "x": [-1.0, 0.0, 1.0]}),
     ):
         assert dataset.status.isel(seed=0).values.tolist() == [2, 1, 0]
-        assert dataset.status.attrs["flag_meanings"] == "finite overflow nan"
+        assert dataset.status.attrs["flag_meanings"] == "finite overflow nan underflow"
         assert np.isfinite(dataset.y).all()
 
 
