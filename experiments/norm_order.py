@@ -9,7 +9,7 @@ mean lags behind the bias, by b0 m^t if it is constant and by b0 r^t - (1 - m) b
 SGD with L2, r = 1 - learning rate x weight decay. So at inference a large initial bias costs accuracy (a
 trial saw .455 against .906 without the bias) although training is identical.
 
-Cost: about 90 s on 2 CPU cores. Command: `python -m experiments norm_order`.
+Cost: about 80 s on 2 CPU cores. Command: `python -m experiments norm_order`.
 """
 
 from __future__ import annotations
