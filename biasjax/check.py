@@ -104,12 +104,6 @@ def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) 
     return value
 
 
-def same_size(what: str, expected: int, got: int, fix: str) -> None:
-    """Raise unless two sizes agree."""
-    if expected != got:
-        fail(what, str(expected), got, fix)
-
-
 def accumulator(dtype: Any) -> Any:
     """Dtype to accumulate statistics of ``dtype`` in: at least float32.
 

@@ -114,12 +114,6 @@ def program(fn: Callable, params: Any, *args: Any) -> Program:
     return Program(jex.ClosedJaxpr(jaxpr, lifted.consts), tuple(used), floating)
 
 
-def to_double(x: Any) -> Any:
-    """Cast a floating (complex) array to float64 (complex128), and leave the others alone."""
-    dtype = _double(x.dtype)
-    return x if dtype == x.dtype else x.astype(dtype)
-
-
 def _trace_in_double(fn, params, *args):
     with jax.enable_x64(True):
         lifted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _double(x.dtype)), (params, *args))

@@ -66,7 +66,8 @@ def run(
         ``loss_dim_0`` and so on. Outputs nested in ``fn``'s result are named by their keys joined by ".".
     chunk_size
         Greatest number of points at once. "auto" takes what fits into a quarter of the device's memory, and
-        with a store at most a sixteenth of the grid, so that a stop costs little.
+        with a store at most a sixteenth of the grid, so that a stop costs little. A store keeps the
+        cut that it began with.
     store
         Folder for finished chunks. If it holds some of this sweep, only the others are computed.
     repair
