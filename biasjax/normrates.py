@@ -191,6 +191,62 @@ def layer_norm(
     return (sigma_w**2 * slope / variance).astype(dtype)
 
 
+def layer_norm_correlation(
+    activation: gaussian.Function,
+    c: ArrayLike,
+    sigma_w: ArrayLike = 1.0,
+    sigma_b: ArrayLike = 0.0,
+    *,
+    place: str = "before",
+    centred: bool = True,
+) -> jax.Array:
+    """One layer of the correlation map with layer (or RMS) normalisation.
+
+    Its slope at c = 1 is the rate of `layer_norm`: where gradients explode two inputs part, and where a bias
+    makes gradients decay it makes all inputs one.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    c
+        Correlation of two inputs' pre-activations, in [-1, 1].
+    sigma_w, sigma_b
+        Scales of weights (positive) and bias; shapes broadcast.
+    place, centred
+        As in `layer_norm`.
+
+    Returns
+    -------
+    jax.Array
+        Correlation of the pre-activations in the layer above.
+
+    Raises
+    ------
+    ValueError
+        If a scale is negative, ``c`` outside [-1, 1], or the place or activation unknown.
+
+    Examples
+    --------
+    >>> print(f"{layer_norm_correlation('relu', 0.0):.4f}")
+    0.3183
+    >>> print(f"{jax.grad(lambda c: layer_norm_correlation('tanh', c))(1.0):.4f}")
+    1.1778
+    """
+    act = activations.get(activation)
+    check.choice("place", place, PLACES)
+    if place == "before":
+        return meanfield.correlation_map(act, c, 1.0, sigma_w, sigma_b)
+    check.in_range("c", c, low=-1.0, high=1.0)
+    (sigma_w, sigma_b, c), dtype = meanfield.inputs(sigma_w, sigma_b, c=c)
+    q = sigma_w**2 + sigma_b**2
+    root = jnp.sqrt(q)
+    shift = gaussian.expectation(act, root) ** 2 if centred else 0.0
+    covariance = gaussian.joint_expectation(act, act, c, root) - shift
+    features = covariance / (meanfield.second_moment(act, q) - shift)
+    return ((sigma_w**2 * features + sigma_b**2) / q).astype(dtype)
+
+
 class Residual(NamedTuple):
     """One residual layer x + W phi(x) + b: the variance above it, and the growth of squared gradients."""
 

@@ -1,12 +1,14 @@
 """Gradient rates with norms against closed forms and simulated Jacobians."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import normrates
+from biasjax import normrates, norms
 from biasjax.activations import Activation
 
 SIZES = np.array([4.0, 5.0, 8.0, 16.0, 64.0, 1024.0])
@@ -112,6 +114,34 @@ def test_layer_norm_matches_the_reference(x64):
     chex.assert_trees_all_close(rate[2], 1.0, rtol=1e-12)
     rms = normrates.layer_norm("relu", place="after", centred=False)
     chex.assert_trees_all_close(rms, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("place", normrates.PLACES)
+def test_layer_norm_correlation(place, centred, x64):
+    options = {"place": place, "centred": centred}
+    for name in ("relu", "tanh", "gelu"):
+        over = functools.partial(normrates.layer_norm_correlation, name, **options)
+        slope = jax.grad(lambda c, over=over: over(c, 1.3, 0.6))(1.0)
+        chex.assert_trees_all_close(slope, normrates.layer_norm(name, 1.3, 0.6, **options), rtol=1e-6)
+        chex.assert_trees_all_close(over(1.0, 1.3, 0.6), 1.0, rtol=1e-12)
+    # One wide layer in float64: two inputs' pre-activations of correlation .3, and the layer above
+    key, width = jax.random.key(0), 400_000
+    u, v = jax.random.normal(key, (2, width))
+    q = 1.0 if place == "before" else 1.3**2 + 0.6**2
+    u, v = jnp.sqrt(q) * u, jnp.sqrt(q) * (0.3 * u + jnp.sqrt(1 - 0.09) * v)
+    norm = norms.layer_norm if centred else norms.rms_norm
+
+    def features(h):
+        if place == "before":
+            return jnp.maximum(norm(norms.Norm(), h, epsilon=0.0), 0)
+        return norm(norms.Norm(), jnp.maximum(h, 0), epsilon=0.0)
+
+    u, v = features(u[None])[0], features(v[None])[0]
+    gram = 1.3**2 * jnp.array([jnp.mean(u * u), jnp.mean(u * v), jnp.mean(v * v)]) + 0.6**2
+    measured = gram[1] / jnp.sqrt(gram[0] * gram[2])
+    expected = normrates.layer_norm_correlation("relu", 0.3, 1.3, 0.6, **options)
+    chex.assert_trees_all_close(expected, measured, atol=4 / np.sqrt(width))
 
 
 def test_residual(x64):

@@ -1,0 +1,224 @@
+"""How large must a bias be to stop gradients from exploding behind layer norm, and what does that cost?
+
+Source: the "BatchNorm" and "ReLu" on the to-do list of seed document 004, carried over to layer norm; closed
+forms below. Random networks with layer or RMS norm before or behind the activation are measured for biases
+from none to the size of the weights and laid over the theory of wide networks.
+
+Expected: with layer norm behind ReLU squared gradients change towards the input by
+(pi/(pi - 1)) / (1 + sigma_b²/sigma_w²) per layer, so a bias turns explosion into decay at
+sigma_b²/sigma_w² = 1/(pi - 1) = .467. Before ReLU the rate is 1 without a bias and below 1 with any. That
+has a price: the rate is also the slope of the correlation map, so where gradients decay all inputs get alike.
+
+Cost: about 30 s on 2 CPU cores. Command: `python -m experiments layer_norm_bias`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import biasjax as bj
+from experiments.claims import Claim, at_most, equal
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+CLOSED_FORM = "closed form"
+QUADRATURE = "quadrature"
+RELU, TANH = "dense-relu-ln", "dense-ln-tanh"
+_FORGOTTEN = 4  # layers at either end that still know the input or the loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """The networks and the biases."""
+
+    orders: tuple[str, ...] = (RELU, "dense-tanh-ln", "dense-relu-rms", "dense-ln-relu", TANH)
+    """Norm before or behind the activation; the first and the last are always needed."""
+    ratio: tuple[float, float, int] = (0.0, 1.0, 11)
+    """sigma_b² / sigma_w²: least (0), greatest, number."""
+    sigma_w: tuple[float, ...] = (0.5, 2.0)
+    """Weight scales; the norm undoes them, but for how far they drive an activation before it."""
+    width: int = 512
+    """Features of every layer."""
+    depth: int = 40
+    """Layers."""
+    seeds: int = 8
+    """Number of seeds."""
+
+
+SMOKE = Config(orders=(RELU, TANH), ratio=(0.0, 1.0, 5), sigma_w=(1.0,), width=256, depth=30)
+
+
+def run(config: Config) -> xr.Dataset:
+    """Measure gradients and the correlation of two inputs by layer, and evaluate the theory."""
+    axes = {
+        "seed": np.arange(config.seeds),
+        "sigma_w": np.asarray(config.sigma_w),
+        "ratio": np.linspace(*config.ratio),
+    }
+    names = ("log_grad_features", "correlation", "distance")
+    dims, static = dict.fromkeys(names, ("layer",)), {"order": list(config.orders)}
+    dataset = bj.sweep.run(functools.partial(_measure, config, names), axes, static=static, dims=dims)
+    theory = [_theory(order, config.depth, axes["sigma_w"], axes["ratio"]) for order in config.orders]
+    rate, correlation = (np.stack(part) for part in zip(*theory, strict=True))
+    dataset["rate_theory"] = ("order", "sigma_w", "ratio"), rate
+    dataset["correlation_theory"] = ("order", "layer", "sigma_w", "ratio"), correlation
+    return dataset.assign_coords(layer=np.arange(1, config.depth + 1)).assign_attrs(width=config.width)
+
+
+def _measure(config: Config, names, key, *, sigma_w, ratio, order: str) -> dict:
+    import jax
+    import jax.numpy as jnp
+
+    net_key, x_key = jax.random.split(key)
+    net = bj.network.Network(inputs=config.width, width=config.width, depth=config.depth, order=order)
+    scales = bj.network.Scales(sigma_w, sigma_w * jnp.sqrt(ratio))
+    # Two inputs at right angles, with mean 0 and variance 1 as behind a norm
+    x = jnp.linalg.qr(jax.random.normal(x_key, (config.width, 3)).at[:, 0].set(1.0))[0][:, 1:].T
+    found = bj.propagation.propagate(net_key, net, scales, x * config.width**0.5, epsilon=1e-8)
+    return {name: getattr(found, name) for name in names}
+
+
+def _theory(order: str, depth: int, sigma_w: np.ndarray, ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient rate, (sigma_w, ratio), and correlation in each layer, (depth, sigma_w, ratio)."""
+    import jax
+
+    steps = order.split("-")[1:]
+    activation = next(step for step in steps if step in bj.activations.NAMES)
+    options = {"place": "after" if steps[0] == activation else "before", "centred": "rms" not in steps}
+    sigma_w, ratio = np.broadcast_arrays(sigma_w[:, None], ratio)
+    scales = (sigma_w, sigma_w * np.sqrt(ratio))
+
+    def layer(c, _):
+        return bj.normrates.layer_norm_correlation(activation, c, *scales, **options), c
+
+    first = np.asarray(ratio / (1 + ratio), jax.dtypes.canonicalize_dtype(float))
+    _, correlation = jax.lax.scan(layer, first, length=depth)
+    return np.asarray(bj.normrates.layer_norm(activation, *scales, **options)), np.asarray(correlation)
+
+
+def growth(dataset: xr.Dataset) -> xr.DataArray:
+    """Growth of the squared gradient norm towards the input, layer by layer, away from both ends."""
+    inner = slice(_FORGOTTEN, -_FORGOTTEN)
+    return np.exp(-dataset.log_grad_features.diff("layer")).isel(layer=inner)
+
+
+def critical(rate: xr.DataArray) -> xr.DataArray:
+    """Ratio at which a falling rate passes 1, by interpolation of 1/rate, which is linear behind ReLU."""
+    import xarray as xr
+
+    def crossing(values):
+        return np.interp(1.0, 1 / values, rate.ratio.values, left=np.nan, right=np.nan)
+
+    return xr.apply_ufunc(crossing, rate, input_core_dims=[["ratio"]], vectorize=True)
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Hold rates, critical biases and correlations to the theory."""
+    over, width = ("layer", "seed"), dataset.attrs["width"]
+    each = growth(dataset)
+    rate = each.mean(over)
+    samples = each.sizes["layer"] * each.sizes["seed"]
+    error = (each.std(over) / rate).max(("sigma_w", "ratio")) / np.sqrt(samples)
+    # Three standard errors, and the first correction to infinite width
+    bound = 3 * error + 2 / width
+    off = abs(rate / dataset.rate_theory - 1).max(("sigma_w", "ratio"))
+    # The weight scales share their draws, so a mean over them scatters as one does
+    at, expected = (critical(values).mean("sigma_w") for values in (rate, dataset.rate_theory))
+    reach = abs(critical(dataset.rate_theory * (1 + bound)).mean("sigma_w") - expected)
+    usable = (dataset.distance > 1e-9) & (dataset.distance < 1e-2)
+    falls = np.exp(np.log(dataset.distance.where(usable)).diff("layer").mean(over))
+    steady = usable.sum(over) > dataset.sizes["seed"] * 8
+    falls = (falls / dataset.rate_theory - 1).where(steady)
+    apart = abs(dataset.correlation - dataset.correlation_theory).mean("seed")
+    return [
+        *(
+            at_most(
+                f"{order}: growth / theory - 1, worst",
+                CLOSED_FORM,
+                bound.sel(order=order),
+                off.sel(order=order),
+            )
+            for order in dataset.order.values
+        ),
+        equal(
+            f"{RELU}: sigma_b²/sigma_w² at which the growth is 1",
+            CLOSED_FORM,
+            1 / (np.pi - 1),
+            at.sel(order=RELU),
+            tolerance=float(reach.sel(order=RELU)),
+        ),
+        equal(
+            f"{TANH}: the same",
+            QUADRATURE,
+            expected.sel(order=TANH),
+            at.sel(order=TANH),
+            tolerance=float(reach.sel(order=TANH)),
+        ),
+        at_most("correlation of two inputs - theory, median", QUADRATURE, 2 / np.sqrt(width), apart.median()),
+        at_most(
+            "past the critical bias: fall of 1 - c per layer / growth of gradients - 1, median",
+            CLOSED_FORM,
+            0.02,
+            abs(falls).median(),
+        ),
+        at_most(
+            f"{RELU}: 1 - c in the last layer, greatest bias",
+            QUADRATURE,
+            0.05,
+            dataset.distance.sel(order=RELU).isel(ratio=-1, layer=-1).max(),
+        ),
+    ]
+
+
+def figure(dataset: xr.Dataset):
+    """Growth over the bias, correlation over the bias, and both by layer for layer norm behind ReLU."""
+    titles = [
+        "growth of squared gradients per layer",
+        f"correlation of two inputs, layer {dataset.sizes['layer']}",
+    ]
+    titles += [f"{RELU}: squared gradient", f"{RELU}: correlation of two inputs"]
+    fig, axes = bj.plot.panels(titles)
+    rate = growth(dataset).mean(("layer", "seed"))
+    scale = {"sigma_w": 0}
+    dots = {"linestyle": "", "marker": "o", "markersize": 4}
+    for color, order in zip(bj.plot.COLORS, dataset.order.values, strict=False):
+        at = {"order": order}
+        last = {"layer": -1, **scale}
+        bj.plot.line(axes[0], dataset.rate_theory.sel(at).isel(scale), "ratio", color=color, label=order)
+        bj.plot.line(axes[0], rate.sel(at).isel(scale), "ratio", color=color, **dots)
+        bj.plot.line(
+            axes[1], dataset.correlation_theory.sel(at).isel(last), "ratio", color=color, label=order
+        )
+        bj.plot.line(
+            axes[1], dataset.correlation.mean("seed").sel(at).isel(last), "ratio", color=color, **dots
+        )
+    axes[0].axhline(1, color="grey", linewidth=0.8)
+    for ax in axes[:2]:
+        ax.axvline(1 / (np.pi - 1), color="grey", linewidth=0.8, linestyle=":")
+        ax.set_xlabel(r"$\sigma_b^2/\sigma_w^2$ (dotted: $1/(\pi-1)$)")
+    one = dataset.sel(order=RELU).isel(scale)
+    chosen = np.linspace(0, dataset.sizes["ratio"] - 1, 5).astype(int)
+    for color, index in zip(bj.plot.COLORS, chosen, strict=False):
+        part = one.isel(ratio=index)
+        label = {"color": color, "label": f"{float(part.ratio):.2g}"}
+        logs = part.log_grad_features - part.log_grad_features.isel(layer=-1)
+        bj.plot.line(axes[2], np.exp(logs), "layer", over="seed", **label)
+        theory = float(part.rate_theory) ** (dataset.sizes["layer"] - part.layer.values)
+        axes[2].plot(part.layer, theory, color=color, linestyle="--", linewidth=0.8)
+        bj.plot.line(axes[3], part.correlation, "layer", over="seed", **label)
+        axes[3].plot(part.layer, part.correlation_theory, color=color, linestyle="--", linewidth=0.8)
+    axes[2].set_yscale("log")
+    for ax in axes[2:]:
+        ax.set_xlabel("layer")
+    axes[0].legend()
+    axes[2].legend(title=r"$\sigma_b^2/\sigma_w^2$", loc="upper right")
+    fig.suptitle(
+        "above: lines theory of wide networks, dots measured; below: lines measured, dashes theory",
+        fontsize=10,
+    )
+    return fig
