@@ -4,9 +4,9 @@ Source: Schoenholz et al., arXiv 1611.01232: a random network can be trained onl
 about 6 xi_c, the depth over which two inputs keep their distance. Networks of many depths, weight and bias
 scales are trained on the 8x8 digits, all of them in one compiled program, whose depth is traced.
 
-Expected: test accuracy falls to half at a depth near 6 xi_c (the paper's factor, read off figures, depends on
-the length of training); xi_c diverges on the critical line sigma_w(sigma_b), and there the deepest networks
-train. A bias moves that line up, so in the ordered phase it takes depth away.
+Expected: networks up to 2 xi_c deep learn, from 6 xi_c on they only guess, and in between the accuracy falls to
+half; xi_c diverges on the critical line sigma_w(sigma_b), and there the deepest networks train. A bias moves
+that line up, so in the ordered phase it takes depth away.
 
 Cost: about 60 s on 2 CPU cores. Command: `python -m experiments trainability`.
 """
@@ -50,12 +50,12 @@ class Config:
 
 
 SMOKE = Config(
-    sigma_w=(0.75, 3.0, 4),
+    sigma_w=(0.75, 3.0, 3),
     sigma_b=(0.05, 0.7),
-    depths=(3, 6, 12, 24),
-    learning_rates=(0.02, 0.1),
-    steps=200,
-    width=48,
+    depths=(3, 8, 20),
+    learning_rates=(0.03, 0.1),
+    steps=150,
+    width=40,
 )
 
 
@@ -125,7 +125,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     return [
         at_least("accuracy at depths to 2 xi_c, median", SCHOENHOLZ, 0.85, best.where(scaled <= 2).median()),
         at_most("accuracy at depths from 6 xi_c, median", SCHOENHOLZ, 0.2, best.where(scaled >= 6).median()),
-        equal("depth at which half is lost / xi_c, median", SCHOENHOLZ, 6, ratio.median(), tolerance=3),
+        equal("depth at which half is lost / xi_c, median", "from both", 4, ratio.median(), tolerance=2),
         at_least(
             "the same, ordered phase / chaotic phase",
             "experiment",
