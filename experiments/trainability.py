@@ -4,7 +4,7 @@ Source: Schoenholz et al., arXiv 1611.01232: a random network can be trained onl
 about 6 xi_c, the depth over which two inputs keep their distance. Networks of many depths, weight and bias
 scales are trained on the 8x8 digits, all of them in one compiled program, whose depth is traced.
 
-Expected: networks up to 2 xi_c deep learn, from 6 xi_c on they only guess, and in between the accuracy falls to
+Expected: networks up to 2 xi_c deep learn, from 6 xi_c on they only guess, and in between accuracy falls to
 half; xi_c diverges on the critical line sigma_w(sigma_b), and there the deepest networks train. A bias moves
 that line up, so in the ordered phase it takes depth away.
 
