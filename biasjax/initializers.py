@@ -138,6 +138,19 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
     return init
 
 
+def _one_at_a_time(init: Initializer) -> Initializer:
+    """Draw in a loop under `jax.vmap`.
+
+    XLA's CPU backend splits batched LAPACK calls over its threads and has each wait for the others; two such
+    calls at once, as of a network's first layer and its others, were seen to wait for ever on two cores.
+    """
+
+    def draw(key, shape, dtype=jnp.float32):
+        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
+
+    return draw
+
+
 _INITIALIZERS = {
     "zeros": zeros,
     "ones": ones,
@@ -154,8 +167,8 @@ _INITIALIZERS = {
     "lecun_uniform": variance_scaling(1.0, "fan_in", "uniform"),
     # W ~ N(0, 1/fan_in), not truncated: the ensemble of mean-field theory
     "gaussian": variance_scaling(1.0, "fan_in", "normal"),
-    "orthogonal": jax.nn.initializers.orthogonal(),
-    "delta_orthogonal": jax.nn.initializers.delta_orthogonal(),
+    "orthogonal": _one_at_a_time(jax.nn.initializers.orthogonal()),
+    "delta_orthogonal": _one_at_a_time(jax.nn.initializers.delta_orthogonal()),
 }
 for _alias, _name in (("xavier", "glorot"), ("kaiming", "he")):
     for _kind in ("normal", "uniform"):

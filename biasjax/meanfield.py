@@ -160,6 +160,148 @@ def trajectory(
     return qs.astype(dtype), cs.astype(dtype)
 
 
+def conv_trajectory(
+    activation: gaussian.Function,
+    q: ArrayLike,
+    c: ArrayLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike = 0.0,
+    *,
+    window: ArrayLike,
+    padding: str = "CIRCULAR",
+    depth: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Variance and correlation of two inputs at each position of a convolutional network, layer by layer.
+
+    A position sees the mean of its window, K'(a) = sigma_w^2 sum_j w_j E[phi phi](a + j) + sigma_b^2. What
+    does not depend on the position follows the dense maps; a small deviation of wave number theta shrinks by
+    chi times sum_j w_j cos(theta j) per layer, and not at all more than chi if the window is one point.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    q, c
+        Variance and correlation of the first layer's pre-activations, ``(..., positions)``; the two inputs
+        have the same variances.
+    sigma_w, sigma_b
+        Scales of weights and bias; shapes broadcast with ``q``.
+    window
+        Shares of the weights' variance in the window, ``(k,)`` with odd k, sum 1: [1/3, 1/3, 1/3] for a
+        Gaussian or orthogonal kernel of size 3, [0, 1, 0] for a delta-orthogonal one.
+    padding
+        "CIRCULAR" or "SAME" (zeros).
+    depth
+        Number of further layers.
+
+    Returns
+    -------
+    tuple of jax.Array
+        q and c, each ``(depth + 1, ..., positions)``, the given values first.
+
+    Raises
+    ------
+    ValueError
+        As `correlation_map`; if the window has an even size or the padding is unknown.
+
+    Examples
+    --------
+    Zero padding takes a third of the variance from the border, and a bias gives it back in part:
+
+    >>> q, _ = conv_trajectory(
+    ...     "linear", jnp.ones(5), 0.0, 1.0, 0.5, window=[1 / 3] * 3, padding="SAME", depth=1
+    ... )
+    >>> print(", ".join(f"{one:.3f}" for one in q[1]))
+    0.917, 1.250, 1.250, 1.250, 0.917
+
+    References
+    ----------
+    Xiao et al., arXiv 1806.05393.
+    """
+    check.positive_int("depth", depth)
+    check.in_range("c", c, low=-1.0, high=1.0)
+    check.choice("padding", padding, ("CIRCULAR", "SAME"))
+    act = activations.get(activation)
+    (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
+    window = jnp.asarray(window, q.dtype)
+    if window.ndim != 1 or window.size % 2 == 0:
+        check.fail("window", "an odd number of weights", window.shape, "E.g. [1 / 3, 1 / 3, 1 / 3].")
+
+    def mean(values):
+        ends = [(0, 0)] * (values.ndim - 1) + [(window.size // 2,) * 2]
+        padded = jnp.pad(values, ends, mode="wrap" if padding == "CIRCULAR" else "constant")
+        return sum(w * padded[..., j : j + values.shape[-1]] for j, w in enumerate(window))
+
+    def layer(carry, _):
+        q, c = carry
+        covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q))
+        q, covariance = (
+            sigma_w**2 * mean(moment) + sigma_b**2 for moment in (second_moment(act, q), covariance)
+        )
+        above = q, jnp.clip(jnp.where(q > 0, covariance / jnp.where(q > 0, q, 1), 0), -1, 1)
+        return above, above
+
+    _, (qs, cs) = jax.lax.scan(layer, (q, c), length=depth)
+    qs, cs = jnp.concatenate([q[None], qs]), jnp.concatenate([c[None], cs])
+    return qs.astype(dtype), cs.astype(dtype)
+
+
+def fluctuations(
+    activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, *, width: ArrayLike
+) -> jax.Array:
+    """Standard deviation, over networks of finite width, of each layer's mean square of pre-activations.
+
+    Given the layer below, pre-activations are Gaussian of variance K = sigma_w^2 mean(phi^2) + sigma_b^2.
+    K strays from V by the scatter of that mean, and passes on what it strayed with slope V':
+    var K' = V'(q)^2 var K + sigma_w^4 Var[phi(u)^2] / width. The measured mean square adds 2 q^2 / width.
+
+    Parameters
+    ----------
+    activation
+        Name, `Activation` or elementwise callable.
+    q
+        Variances of the layers, ``(depth, ...)``, as from `trajectory`; the first is that of given inputs.
+    sigma_w
+        Weight scale; broadcasts with one layer of ``q``.
+    width
+        Number of features of every layer.
+
+    Returns
+    -------
+    jax.Array
+        Shape of ``q``, for one input and independent weights, to first order in 1 / width. Several inputs
+        or positions average it down, orthogonal kernels too.
+
+    Raises
+    ------
+    ValueError
+        If a scale or variance is negative or the activation unknown.
+
+    Examples
+    --------
+    In a linear network relative variances of 2 / width per layer add up:
+
+    >>> print(fluctuations("linear", jnp.ones(3), 1.0, width=100) ** 2)
+    [0.02 0.04 0.06]
+
+    References
+    ----------
+    Roberts, Yaida & Hanin, arXiv 2106.10165, chapter 4.
+    """
+    act = activations.get(activation)
+    (sigma_w, _, q), dtype = inputs(sigma_w, 0.0, q=q)
+
+    def layer(variance, at):
+        q, sigma_w = at
+        moment, slope = jax.jvp(lambda q: second_moment(act, q), (q,), (jnp.ones_like(q),))
+        scatter = gaussian.expectation(_square(_square(act)), jnp.sqrt(q)) - moment**2
+        above = sigma_w**4 * (slope**2 * variance + scatter / width)
+        return above, variance + 2 * q**2 / width
+
+    _, variances = jax.lax.scan(layer, jnp.zeros_like(q[0]), (q, sigma_w))
+    return jnp.sqrt(variances).astype(dtype)
+
+
 def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: ArrayLike = 1.0) -> jax.Array:
     """sigma_w^2 E[phi'(u) phi'(v)]: growth of the squared gradient norm per layer at c = 1.
 

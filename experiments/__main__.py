@@ -24,6 +24,9 @@ from rich.table import Table
 
 # Compiling takes most of a run. LLVM's level 1 halves that, and the programs ran as fast as at its default.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# XLA runs batched LAPACK calls on all cores at once; OpenBLAS's own threads on top of these slow orthogonal
+# draws tenfold and, on two cores, were seen to wait for each other for ever
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 console = Console()
 

@@ -52,7 +52,7 @@ def equal(name: str, source: str, expected: float, measured, *, tolerance: float
     >>> equal("a plateau", "closed form", 1.0335, 1.02, tolerance=0.03).holds
     True
     """
-    return Claim(name, source, "=", float(expected), float(measured), tolerance)
+    return Claim(name, source, "=", float(expected), float(measured), float(tolerance))
 
 
 def at_most(name: str, source: str, bound: float, measured) -> Claim:

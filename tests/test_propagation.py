@@ -391,6 +391,40 @@ def test_meanfield(act, sw2, sb2):
     np.testing.assert_allclose(growth.mean(), chi.mean(), atol=4 * np.sqrt(4 / WIDTH / NETWORKS / 14))
 
 
+@pytest.mark.parametrize("kernel", ["orthogonal", "gaussian"])
+def test_orthogonal_networks_follow_the_same_map(kernel):
+    net = Network(inputs=64, width=64, depth=6, order="dense-tanh", kernel_init=kernel)
+    got = _measure(net, Scales(1.5, 0.3))
+    q, _ = meanfield.trajectory("tanh", 1.5**2 + 0.3**2, 0.0, 1.5, 0.3, depth=5)
+    error = meanfield.fluctuations("tanh", q, 1.5, width=64) / q / np.sqrt(NETWORKS)
+    assert (abs(got.q.mean(0) / q - 1) < 4 * error + 1 / 64).all()
+
+
+@pytest.mark.parametrize("padding", ["CIRCULAR", "SAME"])
+@pytest.mark.parametrize("kernel", ["gaussian", "delta_orthogonal"])
+def test_convolutions_follow_their_theory(kernel, padding):
+    width, positions, seeds = 32, 8, 24
+    options = {"kernel_size": (3,), "padding": padding, "kernel_init": kernel}
+    net = Network(inputs=width, width=width, depth=4, order="tanh-conv", **options)
+    # All positions of two inputs at right angles, but the same inputs at the last position
+    draws = np.linalg.qr(np.random.default_rng(0).standard_normal((width, 2 * positions)))[0].T
+    x = jnp.asarray(draws.reshape(2, positions, width) * np.sqrt(width), jnp.float32)
+    x = x.at[1, -1].set(x[0, -1])
+
+    def one(seed):
+        z = propagation.features(jax.random.key(seed), net, Scales(1.4, 0.3), x)
+        return jnp.mean(z**2, (1, 3)), jnp.mean(z[:, 0] * z[:, 1], -1)
+
+    q, covariance = map(np.asarray, jax.jit(lambda: jax.lax.map(one, jnp.arange(seeds)))())
+    window = [1 / 3] * 3 if kernel == "gaussian" else [0.0, 1.0, 0.0]
+    step = functools.partial(meanfield.conv_trajectory, window=window, padding=padding)
+    start = step("linear", jnp.ones(positions), jnp.eye(positions)[-1], 1.4, 0.3, depth=1)
+    qs, cs = step("tanh", start[0][1], start[1][1], 1.4, 0.3, depth=3)
+    for values, expected in ((q, qs), (covariance, qs * cs)):
+        scatter = values.std(0).max(1, keepdims=True) / np.sqrt(seeds)
+        assert (abs(values.mean(0) - expected) < 4 * scatter + expected.max() / width).all()
+
+
 @pytest.mark.parametrize(("order", "batch", "rate"), [("dense-bn", 16, 14 / 13), ("dense-bn-relu", 16, None)])
 def test_batch_norm_explosion(order, batch, rate):
     rate = float(normrates.batch_norm_relu(16.0)) if rate is None else rate
