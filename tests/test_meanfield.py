@@ -88,7 +88,7 @@ def test_gelu_and_silu_are_critical_at_an_unstable_fixed_point(name, x64):
     chex.assert_trees_all_close(points.q[1], line.q[0], rtol=1e-9)
 
 
-NAMES = "tanh erf relu leaky_relu elu selu gelu silu softplus sin linear".split()
+NAMES = ["tanh", "erf", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sin", "linear"]
 
 
 @pytest.mark.parametrize("name", NAMES)
