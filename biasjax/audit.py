@@ -139,7 +139,7 @@ def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, l
     samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
     while True:
         dead = probe.dead_directions(model, samples)
-        doubtful = _doubtful(model, plan, dead, changes)
+        doubtful = _doubtful(model, plan, samples, dead, changes)
         ranks_now = [basis.shape[1] for basis in dead]
         if not doubtful or len(samples) >= _MOST_DRAWS:
             break
@@ -150,13 +150,15 @@ def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, l
             break
     for b in doubtful:
         if dead[b].shape[1]:
-            dead[b] = probe.survivors(model, plan, b, dead[b], changes)
+            slope = max(sample.slopes[b] for sample in samples)
+            dead[b] = probe.survivors(model, plan, b, dead[b], changes, slope)
     return samples, dead
 
 
-def _doubtful(model, plan, dead, changes) -> list[int]:
+def _doubtful(model, plan, samples, dead, changes) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
-    shifted = [probe.finite_shifts(model, plan, dead, changes, weights) for weights in (0, 1)]
+    slopes = np.max([sample.slopes for sample in samples], 0)
+    shifted = [probe.finite_shifts(model, plan, dead, changes, weights, slopes) for weights in (0, 1)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
@@ -180,7 +182,8 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
     exact = sum(sizes[b] for b in order) <= limit
     # A factorisation costs the cube of its size: windows are smaller than what is affordable once
     runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
-    samples = samples[: _joint_draws(sizes)]
+    samples = [sample for sample in samples[: _joint_draws(sizes)] if len(sample.rows)]
+    runs = runs if samples else []
     for run in runs:
         members = [order[i] for i in run]
         blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
@@ -188,12 +191,14 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
             ranks.reproducible(s.rows[: total + 64], blocks, s.noises[members], who=s is samples[0])
             for s in samples
         ]
-        for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
+        fewest = min(weak for _, weak in per_draw)
+        clearest = [parts for parts, weak in per_draw if weak == fewest]
+        for b, first, *parts in zip(members, per_draw[0][0], *clearest, strict=True):
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
             rest = ranks.common_rank([part.rest for part in parts])
             if not any(part.absorbed for part in parts):
                 continue
-            by = tuple(model.names[members[i]] for i in parts[0].by)
+            by = tuple(model.names[members[i]] for i in first.by)
             if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
                 unique[b], absorbers[b] = rest, by
     return _Joint(unique, absorbers, exact)

@@ -58,11 +58,19 @@ class Sample(NamedTuple):
     rows
         (rows, bias entries), over several inputs.
     noises
-        Round-off of an entry, for each bias.
+        Round-off of an entry, for each bias; infinite where the derivative is not finite.
+    size
+        Root mean square of the rows before they were brought to size one.
     """
 
     rows: np.ndarray
     noises: np.ndarray
+    size: float
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """For each bias the derivative that is lost in round-off: what it is in a dead direction."""
+        return np.where(np.isfinite(self.noises), self.noises, 0.0) * self.size
 
 
 def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
@@ -209,12 +217,15 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
         flat = m.biases.gather(drawn)
         drawn = jax.device_put(drawn)
         blocks = [call(rows, flat, [*drawn, *inputs_at(m, d, weights, i)], rng) for i in range(calls)]
-        blocks = [block / (_rms(block) or 1.0) for block in blocks if np.isfinite(block).all()]
+        blocks = [block for block in blocks if np.isfinite(block).all()]
+        sizes = [_rms(block) for block in blocks]
+        blocks = [block / (size or 1.0) for block, size in zip(blocks, sizes, strict=True)]
         if len(known) < _NOISES:
             rng.bit_generator.state = state
             known.append(noise(weights, rng))
         stacked = np.concatenate(blocks) if blocks else np.zeros((0, flat.size))
-        return Sample(stacked, known[weights] if weights < len(known) else np.max(known, 0))
+        noises = known[weights] if weights < len(known) else np.max(known, 0)
+        return Sample(stacked, noises, max(sizes, default=0.0))
 
     def noise(weights: int, rng: np.random.Generator) -> np.ndarray:
         leaves = point(m, d, weights, 0)
@@ -225,7 +236,7 @@ def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
         moved = call(rows, m.biases.gather(nudged), nudged, rng, draws.NUDGE) - found
         # Outputs have size one, so that no float64 function resolves a derivative below eps
         noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
-        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), 1.0)
+        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), np.inf)
 
     return sample
 
@@ -268,14 +279,18 @@ class Shifted(NamedTuple):
 
 
 def finite_shifts(
-    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int
+    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int, slopes: Any = None
 ) -> list[Shifted]:
-    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`."""
+    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`.
+
+    A basis found to a slope (`Sample.slopes`) lets a change through that grows with the shift: it is noise.
+    """
     rng = np.random.default_rng([d.seed, 3, weights])
     leaves = point(m, d, weights, 1)
     moved = [draws.nudge(rng, leaf) for leaf in leaves]
     found = []
-    for place, i, basis in zip(m.biases.slices, m.biases.indices, bases, strict=True):
+    slopes = np.zeros(len(bases)) if slopes is None else slopes
+    for place, i, basis, slope in zip(m.biases.slices, m.biases.indices, bases, slopes, strict=True):
         if not basis.shape[1] or not m.program.used[i]:
             found.append(Shifted(0.0, np.finfo(float).eps))
             continue
@@ -284,21 +299,24 @@ def finite_shifts(
         shifts = np.zeros((len(_SHIFTS), m.biases.slices[-1].stop))
         shifts[:, place] = np.outer(_SHIFTS, direction)
         exact, nudged = (np.asarray(changes(m.biases.gather(x), x, shifts)) for x in (leaves, moved))
-        found.append(_against_noise(exact, nudged))
+        found.append(_against_noise(exact, nudged, slope * np.linalg.norm(shifts, axis=1)))
     return found
 
 
-def _against_noise(exact: np.ndarray, nudged: np.ndarray) -> Shifted:
+def _against_noise(exact: np.ndarray, nudged: np.ndarray, let_through: np.ndarray) -> Shifted:
     """The size of shift that stands out most."""
     finite = np.isfinite(exact).all(1) & np.isfinite(nudged).all(1)
-    change, noise = np.abs(exact).max(1), np.abs(exact - nudged).max(1) + np.finfo(float).eps
+    change = np.abs(exact).max(1)
+    noise = np.maximum(np.abs(exact - nudged).max(1) + np.finfo(float).eps, let_through)
     if not finite.any():
         return Shifted(np.inf, np.finfo(float).eps)
     best = np.argmax(np.where(finite, change / noise, -1.0))
     return Shifted(float(change[best]), float(noise[best]))
 
 
-def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable) -> np.ndarray:
+def survivors(
+    m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable, slope: float
+) -> np.ndarray:
     """Directions of a basis (size, k) that no finite shift brings to life.
 
     For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
@@ -314,5 +332,6 @@ def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable) 
         exact = np.asarray(changes(flat, leaves, shifts)).T
         nudged = np.asarray(changes(m.biases.gather(moved), moved, shifts)).T
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
-            rows.append(exact / (_rms(exact - nudged) + np.finfo(float).eps))
+            let_through = slope * np.linalg.norm(shifts[0])
+            rows.append(exact / max(_rms(exact - nudged) + np.finfo(float).eps, let_through))
     return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis
