@@ -122,21 +122,16 @@ def audit_biases(
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
+# Beyond so many bias entries, rows cost more than compiling a program for some of the biases.
+_LARGE = 2048
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
 
 def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
     """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
-    sizes = [place.stop - place.start for place in model.biases.slices]
-    rows = max(sizes) + 32
-    draws = max(draws, min(-(-rows // model.width), _MANY_DRAWS))
-    alone = -(-rows // draws)
-    exact = sum(sizes) <= joint_limit
-    together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64 if joint_limit else 0
-    first = _joint_draws(sizes)
     sample = probe.sampler(model, plan)
-    samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+    samples = [sample(w, rows) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
         doubtful = _doubtful(model, plan, samples, dead, changes)
@@ -144,7 +139,7 @@ def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, l
         if not doubtful or len(samples) >= _MOST_DRAWS:
             break
         more = range(len(samples), min(2 * len(samples), _MOST_DRAWS))
-        samples += [sample(w, 1) for w in more]
+        samples += [sample(w, [1] * len(dead)) for w in more]
         dead = probe.dead_directions(model, samples)
         if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
             break
@@ -153,6 +148,28 @@ def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, l
             slope = max(sample.slopes[b] for sample in samples)
             dead[b] = probe.survivors(model, plan, b, dead[b], changes, slope)
     return samples, dead
+
+
+def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
+    """Rows wanted for each bias at each draw of the parameters."""
+    sizes = np.array([place.stop - place.start for place in model.biases.slices])
+    unknowns = sizes.copy()
+    if sum(sizes) > _LARGE:
+        # Small biases need few rows, and often lie in early layers, the dearest to go back to
+        for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
+            some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
+            unknowns[some] = max(sizes[some], default=0)
+    else:
+        unknowns[:] = max(sizes)
+    rows = unknowns + 32
+    most = np.maximum(draws, np.minimum(-(-rows // model.width), _MANY_DRAWS))
+    plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
+    if joint_limit:
+        exact = sum(sizes) <= joint_limit
+        together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
+        first = _joint_draws(sizes)
+        plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
+    return plan
 
 
 def _doubtful(model, plan, samples, dead, changes) -> list[int]:

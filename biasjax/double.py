@@ -226,7 +226,7 @@ def _apply(eqn, ins: list, traceback: Any) -> list:
     if name in _CALLS:
         body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         return _evaluate(getattr(body, "jaxpr", body), getattr(body, "consts", ()), ins, traceback)
-    if name == "conv_general_dilated" and _is_small(eqn):
+    if name == "conv_general_dilated" and _is_slow(eqn):
         return [_convolve(*ins, **params)]
     if name in _EXTREMA and _is_inexact(ins[0].dtype) and ins[0].size:
         return [_extremum(ins[0], params["axes"], _EXTREMA[name])]
@@ -238,12 +238,16 @@ def _apply(eqn, ins: list, traceback: Any) -> list:
         return _in_own_precision(eqn, ins)  # a kernel that knows only some dtypes
 
 
-def _is_small(eqn) -> bool:
-    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels."""
+def _is_slow(eqn) -> bool:
+    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels.
+
+    So are the derivatives of those with strides.
+    """
     p, out = eqn.params, eqn.outvars[0].aval
     pixels = math.prod(out.shape[d] for d in p["dimension_numbers"].out_spec[2:])
     real = not jnp.issubdtype(out.dtype, jnp.complexfloating)
-    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= 16 and real
+    most = 1024 if max(p["window_strides"], default=1) > 1 else 16
+    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= most and real
 
 
 def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **_):
@@ -273,7 +277,8 @@ def _extremum(x, axes: Sequence[int], find: Callable):
     last = x.ndim - 1
     at = jax.lax.broadcast_in_dim(find(x, last, np.int32), x.shape, range(last))
     mask = jax.lax.eq(at, jax.lax.broadcasted_iota(np.int32, x.shape, last))
-    return jax.lax.reduce(jax.lax.select(mask, x, jax.lax.full_like(x, 0)), np.float64(0), jax.lax.add, [last])
+    one = jax.lax.select(mask, x, jax.lax.full_like(x, 0))
+    return jax.lax.reduce(one, np.float64(0), jax.lax.add, [last])
 
 
 def _in_own_precision(eqn, ins: list) -> list:

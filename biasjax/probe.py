@@ -57,6 +57,8 @@ class Sample(NamedTuple):
     ----------
     rows
         (rows, bias entries), over several inputs.
+    counts
+        For each bias the number of rows, from the first, that were asked for it; it is zero in the others.
     noises
         Round-off of an entry, for each bias; infinite where the derivative is not finite.
     size
@@ -64,6 +66,7 @@ class Sample(NamedTuple):
     """
 
     rows: np.ndarray
+    counts: np.ndarray
     noises: np.ndarray
     size: float
 
@@ -176,69 +179,94 @@ def _size(bias: np.ndarray) -> float:
     return max(float(np.sqrt(np.mean(bias**2))), 0.5)
 
 
-def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
-    """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
+def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
+    """Return ``sample(draw of the parameters, rows wanted for each bias)``, compiled once per set of biases.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
     size = min(m.width, _ROWS)
-
-    def call(rows, flat, leaves, rng, relative=0.0):
-        u = rng.standard_normal((size, m.width))
-        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-        return np.asarray(rows(flat, leaves, u))
-
-    def first_mode():
-        start = point(m, d, 0, 0)
-        for mode in ("reverse", "forward", "difference"):
-            rows = sensitivity.jacobian_rows(m.outputs, mode)
-            try:
-                found = call(rows, m.biases.gather(start), start, np.random.default_rng(0))
-            except Exception:
-                if mode == "difference":
-                    raise
-                continue
-            if np.isfinite(found).all() or mode == "difference":
-                return rows
-        raise AssertionError("unreachable")
-
-    rows = first_mode()
+    rows = _rows_in_first_mode(m, d, size)
     fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
-
     known: list[np.ndarray] = []
+    reference: dict[int, np.ndarray] = {}
 
-    def sample(weights: int, wanted: int) -> Sample:
+    def sample(weights: int, wanted: Sequence[int]) -> Sample:
         rng = np.random.default_rng([d.seed, 2, weights])
         # Where inputs cannot vary, more rows than outputs say nothing new
-        calls = max(1, -(-(min(wanted, m.width) if fixed else wanted) // size))
-        state = rng.bit_generator.state
+        calls = -(-np.minimum(wanted, m.width if fixed else max(wanted)) // size)
         drawn = weights_at(m, d, weights)
         flat = m.biases.gather(drawn)
         drawn = jax.device_put(drawn)
-        blocks = [call(rows, flat, [*drawn, *inputs_at(m, d, weights, i)], rng) for i in range(calls)]
-        blocks = [block for block in blocks if np.isfinite(block).all()]
-        sizes = [_rms(block) for block in blocks]
-        blocks = [block / (size or 1.0) for block, size in zip(blocks, sizes, strict=True)]
-        if len(known) < _NOISES:
-            rng.bit_generator.state = state
-            known.append(noise(weights, rng))
-        stacked = np.concatenate(blocks) if blocks else np.zeros((0, flat.size))
+        kept = [np.flatnonzero(calls > i) for i in range(max(calls))]
+        blocks = [
+            rows(flat, [*drawn, *inputs_at(m, d, weights, i)], rng, _columns(m, asked))
+            for i, asked in enumerate(kept)
+        ]
+        first = reference.setdefault(0, blocks[0])
+        if len(known) < _NOISES and calls.all():
+            known.append(_round_off(m, d, rows, weights, blocks[0]))
         noises = known[weights] if weights < len(known) else np.max(known, 0)
-        return Sample(stacked, noises, max(sizes, default=0.0))
-
-    def noise(weights: int, rng: np.random.Generator) -> np.ndarray:
-        leaves = point(m, d, weights, 0)
-        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in leaves]
-        state = rng.bit_generator.state
-        found = call(rows, m.biases.gather(leaves), leaves, rng)
-        rng.bit_generator.state = state
-        moved = call(rows, m.biases.gather(nudged), nudged, rng, draws.NUDGE) - found
-        # Outputs have size one, so that no float64 function resolves a derivative below eps
-        noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
-        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), np.inf)
+        finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
+        counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
+        sizes = [_whole(m, blocks[i], first, kept[i]) for i in finite]
+        found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
+        stacked = np.concatenate(found) if found else np.zeros((0, flat.size))
+        return Sample(stacked, counts, noises, max(sizes, default=0.0))
 
     return sample
+
+
+def _columns(m: Model, asked: np.ndarray) -> tuple[tuple[int, int, bool], ...]:
+    """The biases asked for among all, as `sensitivity.jacobian_rows` takes them; empty for all."""
+    wanted = set(asked.tolist())
+    slices = m.biases.slices
+    if len(wanted) == len(slices):
+        return ()
+    return tuple((place.start, place.stop, b in wanted) for b, place in enumerate(slices))
+
+
+def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) -> float:
+    """Size of all rows of a block, of which only some biases' columns are known."""
+    entries = np.concatenate([np.arange(m.biases.slices[b].start, m.biases.slices[b].stop) for b in asked])
+    if len(entries) == block.shape[1]:
+        return _rms(block)
+    share = _rms(first[:, entries]) / (_rms(first) or 1.0)
+    return _rms(block[:, entries]) / share if share > 0 else _rms(first)
+
+
+def _rows_in_first_mode(m: Model, d: Draws, size: int) -> Callable:
+    """``rows(flat, leaves, rng, kept, relative)`` in the first mode of differentiation that works."""
+    start = point(m, d, 0, 0)
+
+    def of(mode: str) -> Callable:
+        jacobian = sensitivity.jacobian_rows(m.outputs, mode)
+
+        def rows(flat, leaves, rng, kept=(), relative=0.0):
+            u = rng.standard_normal((size, m.width))
+            u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
+            return np.asarray(jacobian(flat, leaves, u, kept))
+
+        return rows
+
+    for mode in ("reverse", "forward"):
+        rows = of(mode)
+        try:
+            if np.isfinite(rows(m.biases.gather(start), start, np.random.default_rng(0))).all():
+                return rows
+        except Exception:
+            continue
+    return of("difference")
+
+
+def _round_off(m: Model, d: Draws, rows: Callable, weights: int, found: np.ndarray) -> np.ndarray:
+    """Noise of each bias at one draw, whose rows at the first input are ``found``."""
+    leaves = [draws.nudge(np.random.default_rng(1), leaf) for leaf in point(m, d, weights, 0)]
+    rng = np.random.default_rng([d.seed, 2, weights])
+    moved = rows(m.biases.gather(leaves), leaves, rng, (), draws.NUDGE) - found
+    # Outputs have size one, so that no float64 function resolves a derivative below eps
+    noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+    return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), np.inf)
 
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:
@@ -260,9 +288,10 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             dead.append(np.eye(size))
             continue
         # In units of each draw's own round-off
-        share = -(-2 * (size + _SPARE) // len(samples))
-        rows = [ranks.levelled(ranks.spread(s.rows, share)[:, place]) / s.noises[b] for s in samples]
-        dead.append(ranks.null_basis(np.concatenate(rows)))
+        asked = [(s.rows[: s.counts[b], place], s.noises[b]) for s in samples if s.counts[b]]
+        share = -(-2 * (size + _SPARE) // max(len(asked), 1))
+        rows = [ranks.levelled(ranks.spread(own, share)) / noise for own, noise in asked]
+        dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead
 
 
@@ -314,9 +343,7 @@ def _against_noise(exact: np.ndarray, nudged: np.ndarray, let_through: np.ndarra
     return Shifted(float(change[best]), float(noise[best]))
 
 
-def survivors(
-    m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable, slope: float
-) -> np.ndarray:
+def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable, slope: float) -> np.ndarray:
     """Directions of a basis (size, k) that no finite shift brings to life.
 
     For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
