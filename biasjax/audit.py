@@ -77,8 +77,10 @@ def audit_biases(
     measured at one input of each of a few draws: where it is hundreds of times larger at others (a norm over
     two features that are nearly equal at some inputs), a dead direction could be taken for a live one.
 
-    v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
-    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
+    v is reproducible if, at each draw of the parameters, J_b v lies in the range of the other biases' Jacobian
+    over many inputs; what the others do for it may depend on the draw, v may not. A share that misses this
+    range by less than round-off (units so saturated that their outputs are constant to 1e-12) counts as
+    inside, and directions too weak to be told apart from round-off count as outside. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
     tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
     and b can be moved while others make up for it. It is a local statement: where the others reach b through
     a saturating function, they make up for no more than that function's range.
@@ -131,7 +133,7 @@ _MOST_DRAWS = 64
 def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
     """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
     sample = probe.sampler(model, plan)
-    samples = [sample(w, rows) for w, rows in enumerate(_plan(model, draws, joint_limit))]
+    samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
         doubtful = _doubtful(model, plan, samples, dead, changes)
@@ -167,7 +169,7 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     if joint_limit:
         exact = sum(sizes) <= joint_limit
         together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
-        first = _joint_draws(sizes)
+        first = _joint_draws(sizes.tolist())
         plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
     return plan
 
