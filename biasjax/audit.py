@@ -77,13 +77,14 @@ def audit_biases(
     measured at one input of each of a few draws: where it is hundreds of times larger at others (a norm over
     two features that are nearly equal at some inputs), a dead direction could be taken for a live one.
 
-    v is reproducible if, at each draw of the parameters, J_b v lies in the range of the other biases' Jacobian
-    over many inputs; what the others do for it may depend on the draw, v may not. A share that misses this
-    range by less than round-off (units so saturated that their outputs are constant to 1e-12) counts as
-    inside, and directions too weak to be told apart from round-off count as outside. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
-    tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
-    and b can be moved while others make up for it. It is a local statement: where the others reach b through
-    a saturating function, they make up for no more than that function's range.
+    v is reproducible if, at each draw of the parameters, J_b v lies in the range of the other biases'
+    Jacobian over many inputs; what the others do for it may depend on the draw, v may not. A share that
+    misses this range by less than round-off (units so saturated that their outputs are constant to 1e-12)
+    counts as inside, and directions too weak to be told apart from round-off count as outside. At generic
+    points that rank is constant, so the null spaces of the joint Jacobian are the tangents of the sets of
+    biases with equal outputs: the inclusion holds along a curve, not at a point only, and b can be moved
+    while others make up for it. It is a local statement: where the others reach b through a saturating
+    function, they make up for no more than that function's range.
 
     Examples
     --------
