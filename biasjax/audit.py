@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, ranks, sensitivity
+from biasjax import check, deaths, probe, ranks, shifts
 from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 
@@ -101,10 +101,10 @@ def audit_biases(
     model = probe.model(fn, params, *args, is_bias=is_bias)
     plan = probe.Draws(seed, randomize, vary_inputs)
     with jax.enable_x64(True):
-        changes = sensitivity.shifted_changes(model.outputs)
-        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, changes)
-        whole = [np.eye(len(basis)) for basis in dead]
-        evidence = probe.finite_shifts(model, plan, whole, changes, 0)
+        run = shifts.runner(model.outputs)
+        whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
+        evidence = shifts.each(model, plan, run, whole, 0)
+        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, run, evidence)
         found = _joint(model, samples, dead, joint_limit) if joint else None
         places = _deaths(model, plan, dead)
     findings = []
@@ -131,13 +131,13 @@ _LARGE = 2048
 _MOST_DRAWS = 64
 
 
-def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
+def _sample(model, plan, draws: int, joint_limit: int, run, evidence) -> tuple[list, list]:
     """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
     sample = probe.sampler(model, plan)
     samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
-        doubtful = _doubtful(model, plan, samples, dead, changes)
+        doubtful = _doubtful(model, plan, samples, dead, run, evidence)
         ranks_now = [basis.shape[1] for basis in dead]
         if not doubtful or len(samples) >= _MOST_DRAWS:
             break
@@ -149,7 +149,7 @@ def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, l
     for b in doubtful:
         if dead[b].shape[1]:
             slope = max(sample.slopes[b] for sample in samples)
-            dead[b] = probe.survivors(model, plan, b, dead[b], changes, slope)
+            dead[b] = shifts.survivors(model, plan, run, b, dead[b], slope)
     return samples, dead
 
 
@@ -175,10 +175,18 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     return plan
 
 
-def _doubtful(model, plan, samples, dead, changes) -> list[int]:
+def _doubtful(model, plan, samples, dead, run, evidence) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
     slopes = np.max([sample.slopes for sample in samples], 0)
-    shifted = [probe.finite_shifts(model, plan, dead, changes, weights, slopes) for weights in (0, 1)]
+    moved = any(shifts.together(model, plan, run, dead, weights, slopes).alive for weights in (0, 1))
+    # One by one only where they move something all at once, or a wholly dead one did by itself
+    asked = [
+        basis if moved or (basis.shape[1] == len(basis) and alone.alive) else basis[:, :0]
+        for basis, alone in zip(dead, evidence, strict=True)
+    ]
+    if not any(basis.shape[1] for basis in asked):
+        return []
+    shifted = [shifts.each(model, plan, run, asked, weights, slopes) for weights in (0, 1)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 

@@ -1,4 +1,4 @@
-"""Measure a model's biases: Jacobian rows over draws, dead directions, finite shifts.
+"""Measure a model's biases: Jacobian rows over draws, and dead directions.
 
 The numbers behind `biasjax.audit`, which turns them into verdicts.
 """
@@ -20,9 +20,6 @@ _SPARE = 32
 _ROWS = 64
 # Parameter draws at which round-off is measured; the worst of these stands for the others.
 _NOISES = 4
-# Sizes of finite shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
-_SHIFTS = (1e-2, 1.0, -1e2)
-_ALIVE = 50.0
 
 
 class Model(NamedTuple):
@@ -155,7 +152,7 @@ def weights_at(m: Model, d: Draws, draw: int) -> list:
             leaves[i] = draws.parameter(rng, leaf)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
-        leaves[i] = leaves[i] + move * _size(leaves[i]) * rng.standard_normal(leaves[i].shape)
+        leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
     return leaves
 
 
@@ -175,7 +172,8 @@ def point(m: Model, d: Draws, draw: int, index: int) -> list:
     return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
 
 
-def _size(bias: np.ndarray) -> float:
+def size_of(bias: np.ndarray) -> float:
+    """Root mean square of a bias, at least 1/2: the unit of its shifts."""
     return max(float(np.sqrt(np.mean(bias**2))), 0.5)
 
 
@@ -230,9 +228,9 @@ def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) ->
     """Size of all rows of a block, of which only some biases' columns are known."""
     entries = np.concatenate([np.arange(m.biases.slices[b].start, m.biases.slices[b].stop) for b in asked])
     if len(entries) == block.shape[1]:
-        return _rms(block)
-    share = _rms(first[:, entries]) / (_rms(first) or 1.0)
-    return _rms(block[:, entries]) / share if share > 0 else _rms(first)
+        return rms(block)
+    share = rms(first[:, entries]) / (rms(first) or 1.0)
+    return rms(block[:, entries]) / share if share > 0 else rms(first)
 
 
 def _rows_in_first_mode(m: Model, d: Draws, size: int) -> Callable:
@@ -265,8 +263,8 @@ def _round_off(m: Model, d: Draws, rows: Callable, weights: int, found: np.ndarr
     rng = np.random.default_rng([d.seed, 2, weights])
     moved = rows(m.biases.gather(leaves), leaves, rng, (), draws.NUDGE) - found
     # Outputs have size one, so that no float64 function resolves a derivative below eps
-    noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
-    return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), np.inf)
+    noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+    return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:
@@ -275,7 +273,8 @@ def _inputs(m: Model, d: Draws, draw: int) -> list:
     return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
 
 
-def _rms(x: np.ndarray) -> float:
+def rms(x: np.ndarray) -> float:
+    """Root mean square, 0 of nothing."""
     return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
 
 
@@ -293,72 +292,3 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
         rows = [ranks.levelled(ranks.spread(own, share)) / noise for own, noise in asked]
         dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead
-
-
-class Shifted(NamedTuple):
-    """Largest relative output change under finite shifts of a bias, and the round-off it is held against."""
-
-    change: float
-    noise: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether the change is more than round-off."""
-        return self.change > _ALIVE * self.noise
-
-
-def finite_shifts(
-    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int, slopes: Any = None
-) -> list[Shifted]:
-    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`.
-
-    A basis found to a slope (`Sample.slopes`) lets a change through that grows with the shift: it is noise.
-    """
-    rng = np.random.default_rng([d.seed, 3, weights])
-    leaves = point(m, d, weights, 1)
-    moved = [draws.nudge(rng, leaf) for leaf in leaves]
-    found = []
-    slopes = np.zeros(len(bases)) if slopes is None else slopes
-    for place, i, basis, slope in zip(m.biases.slices, m.biases.indices, bases, slopes, strict=True):
-        if not basis.shape[1] or not m.program.used[i]:
-            found.append(Shifted(0.0, np.finfo(float).eps))
-            continue
-        direction = basis @ rng.standard_normal(basis.shape[1])
-        direction *= _size(leaves[i]) / max(_rms(direction), 1e-300)
-        shifts = np.zeros((len(_SHIFTS), m.biases.slices[-1].stop))
-        shifts[:, place] = np.outer(_SHIFTS, direction)
-        exact, nudged = (np.asarray(changes(m.biases.gather(x), x, shifts)) for x in (leaves, moved))
-        found.append(_against_noise(exact, nudged, slope * np.linalg.norm(shifts, axis=1)))
-    return found
-
-
-def _against_noise(exact: np.ndarray, nudged: np.ndarray, let_through: np.ndarray) -> Shifted:
-    """The size of shift that stands out most."""
-    finite = np.isfinite(exact).all(1) & np.isfinite(nudged).all(1)
-    change = np.abs(exact).max(1)
-    noise = np.maximum(np.abs(exact - nudged).max(1) + np.finfo(float).eps, let_through)
-    if not finite.any():
-        return Shifted(np.inf, np.finfo(float).eps)
-    best = np.argmax(np.where(finite, change / noise, -1.0))
-    return Shifted(float(change[best]), float(noise[best]))
-
-
-def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable, slope: float) -> np.ndarray:
-    """Directions of a basis (size, k) that no finite shift brings to life.
-
-    For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
-    by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
-    """
-    place, rows = m.biases.slices[b], []
-    for weights, size in ((0, 1.0), (0, -30.0), (1, 1.0), (2, -30.0)):
-        leaves = point(m, d, weights, 1)
-        shifts = np.zeros((basis.shape[1], m.biases.slices[-1].stop))
-        shifts[:, place] = size * _size(leaves[m.biases.indices[b]]) * np.sqrt(len(basis)) * basis.T
-        flat = m.biases.gather(leaves)
-        moved = [draws.nudge(np.random.default_rng(0), leaf) for leaf in leaves]
-        exact = np.asarray(changes(flat, leaves, shifts)).T
-        nudged = np.asarray(changes(m.biases.gather(moved), moved, shifts)).T
-        if np.isfinite(exact).all() and np.isfinite(nudged).all():
-            let_through = slope * np.linalg.norm(shifts[0])
-            rows.append(exact / max(_rms(exact - nudged) + np.finfo(float).eps, let_through))
-    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis
