@@ -29,6 +29,7 @@ _MODULES = (
     "phases",
     "plot",
     "probe",
+    "shifts",
     "propagation",
     "ranks",
     "roots",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, ranks, sensitivity
+from biasjax import check, deaths, probe, ranks, shifts
 from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 
@@ -77,11 +77,14 @@ def audit_biases(
     measured at one input of each of a few draws: where it is hundreds of times larger at others (a norm over
     two features that are nearly equal at some inputs), a dead direction could be taken for a live one.
 
-    v is reproducible if J_b v lies in the range of the other biases' Jacobian over many inputs at fixed
-    weights. At generic points that rank is constant, so the null spaces of the joint Jacobian are the
-    tangents of the sets of biases with equal outputs: the inclusion holds along a curve, not at a point only,
-    and b can be moved while others make up for it. It is a local statement: where the others reach b through
-    a saturating function, they make up for no more than that function's range.
+    v is reproducible if, at each draw of the parameters, J_b v lies in the range of the other biases'
+    Jacobian over many inputs; what the others do for it may depend on the draw, v may not. A share that
+    misses this range by less than round-off (units so saturated that their outputs are constant to 1e-12)
+    counts as inside, and directions too weak to be told apart from round-off count as outside. At generic
+    points that rank is constant, so the null spaces of the joint Jacobian are the tangents of the sets of
+    biases with equal outputs: the inclusion holds along a curve, not at a point only, and b can be moved
+    while others make up for it. It is a local statement: where the others reach b through a saturating
+    function, they make up for no more than that function's range.
 
     Examples
     --------
@@ -98,10 +101,10 @@ def audit_biases(
     model = probe.model(fn, params, *args, is_bias=is_bias)
     plan = probe.Draws(seed, randomize, vary_inputs)
     with jax.enable_x64(True):
-        changes = sensitivity.shifted_changes(model.outputs)
-        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, changes)
-        whole = [np.eye(len(basis)) for basis in dead]
-        evidence = probe.finite_shifts(model, plan, whole, changes, 0)
+        run = shifts.runner(model.outputs)
+        whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
+        evidence = shifts.each(model, plan, run, whole, 0)
+        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, run, evidence)
         found = _joint(model, samples, dead, joint_limit) if joint else None
         places = _deaths(model, plan, dead)
     findings = []
@@ -122,41 +125,68 @@ def audit_biases(
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
+# Beyond so many bias entries, rows cost more than compiling a program for some of the biases.
+_LARGE = 2048
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
 
-def _sample(model, plan, draws: int, joint_limit: int, changes) -> tuple[list, list]:
+def _sample(model, plan, draws: int, joint_limit: int, run, evidence) -> tuple[list, list]:
     """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
-    sizes = [place.stop - place.start for place in model.biases.slices]
-    rows = max(sizes) + 32
-    draws = max(draws, min(-(-rows // model.width), _MANY_DRAWS))
-    alone = -(-rows // draws)
-    exact = sum(sizes) <= joint_limit
-    together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64 if joint_limit else 0
-    first = _joint_draws(sizes)
     sample = probe.sampler(model, plan)
-    samples = [sample(w, max(alone, together if w < first else 0)) for w in range(draws)]
+    samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
-        doubtful = _doubtful(model, plan, dead, changes)
+        doubtful = _doubtful(model, plan, samples, dead, run, evidence)
         ranks_now = [basis.shape[1] for basis in dead]
         if not doubtful or len(samples) >= _MOST_DRAWS:
             break
         more = range(len(samples), min(2 * len(samples), _MOST_DRAWS))
-        samples += [sample(w, 1) for w in more]
+        samples += [sample(w, [1] * len(dead)) for w in more]
         dead = probe.dead_directions(model, samples)
         if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
             break
     for b in doubtful:
         if dead[b].shape[1]:
-            dead[b] = probe.survivors(model, plan, b, dead[b], changes)
+            slope = max(sample.slopes[b] for sample in samples)
+            dead[b] = shifts.survivors(model, plan, run, b, dead[b], slope)
     return samples, dead
 
 
-def _doubtful(model, plan, dead, changes) -> list[int]:
+def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
+    """Rows wanted for each bias at each draw of the parameters."""
+    sizes = np.array([place.stop - place.start for place in model.biases.slices])
+    unknowns = sizes.copy()
+    if sum(sizes) > _LARGE:
+        # Small biases need few rows, and often lie in early layers, the dearest to go back to
+        for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
+            some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
+            unknowns[some] = max(sizes[some], default=0)
+    else:
+        unknowns[:] = max(sizes)
+    rows = unknowns + 32
+    most = np.maximum(draws, np.minimum(-(-rows // model.width), _MANY_DRAWS))
+    plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
+    if joint_limit:
+        exact = sum(sizes) <= joint_limit
+        together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
+        first = _joint_draws(sizes.tolist())
+        plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
+    return plan
+
+
+def _doubtful(model, plan, samples, dead, run, evidence) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
-    shifted = [probe.finite_shifts(model, plan, dead, changes, weights) for weights in (0, 1)]
+    slopes = np.max([sample.slopes for sample in samples], 0)
+    moved = any(shifts.together(model, plan, run, dead, weights, slopes).alive for weights in (0, 1))
+    # One by one only where they move something all at once, or a wholly dead one did by itself
+    asked = [
+        basis if moved or (basis.shape[1] == len(basis) and alone.alive) else basis[:, :0]
+        for basis, alone in zip(dead, evidence, strict=True)
+    ]
+    if not any(basis.shape[1] for basis in asked):
+        return []
+    shifted = [shifts.each(model, plan, run, asked, weights, slopes) for weights in (0, 1)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
@@ -180,7 +210,8 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
     exact = sum(sizes[b] for b in order) <= limit
     # A factorisation costs the cube of its size: windows are smaller than what is affordable once
     runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
-    samples = samples[: _joint_draws(sizes)]
+    samples = [sample for sample in samples[: _joint_draws(sizes)] if len(sample.rows)]
+    runs = runs if samples else []
     for run in runs:
         members = [order[i] for i in run]
         blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
@@ -188,12 +219,14 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
             ranks.reproducible(s.rows[: total + 64], blocks, s.noises[members], who=s is samples[0])
             for s in samples
         ]
-        for b, parts in zip(members, zip(*per_draw, strict=True), strict=True):
+        fewest = min(weak for _, weak in per_draw)
+        clearest = [parts for parts, weak in per_draw if weak == fewest]
+        for b, first, *parts in zip(members, per_draw[0][0], *clearest, strict=True):
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
             rest = ranks.common_rank([part.rest for part in parts])
             if not any(part.absorbed for part in parts):
                 continue
-            by = tuple(model.names[members[i]] for i in parts[0].by)
+            by = tuple(model.names[members[i]] for i in first.by)
             if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
                 unique[b], absorbers[b] = rest, by
     return _Joint(unique, absorbers, exact)

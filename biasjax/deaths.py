@@ -81,17 +81,21 @@ def find(
     """
     scopes: list[list[_Met]] = []
 
-    def measured(copies):
+    def measured(base, copies):
         scopes.clear()
-        moved = list(leaves)
+        moved = list(base)
         for i, copy in zip(which, copies, strict=True):
             moved[i] = copy
-        return _compare(jaxpr.jaxpr, jaxpr.consts, leaves, moved, scopes)[2]
+        return _compare(jaxpr.jaxpr, jaxpr.consts, base, moved, scopes)[2]
+
+    def over_shifts(base, copies):
+        # The base is an argument: the compiler would evaluate a program of constants, slowly
+        return jax.lax.map(jax.vmap(lambda copy: measured(base, copy)), copies)
 
     # Compiling hundreds of small kernels costs more than running them once
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    run = jax.jit(lambda copies: jax.lax.map(jax.vmap(measured), copies), compiler_options=options)
-    found = jax.tree.map(np.asarray, run(list(shifted)))
+    run = jax.jit(over_shifts, compiler_options=options)
+    found = jax.tree.map(np.asarray, run(list(leaves), list(shifted)))
     return [_deaths(scopes, [_Measured(m.step[i], m.size[i]) for m in found]) for i in range(len(shifted[0]))]
 
 

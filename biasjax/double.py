@@ -40,6 +40,9 @@ _CALLS = {
 }
 # The identity on values; what they do to a derivative or to the precision is not wanted here.
 _IDENTITIES = {"stop_gradient", "reduce_precision", "optimization_barrier"}
+# JAX's derivative looks for the extremum among the inputs, and divides by zero where the compiler computes
+# these a second time with other round-off.
+_EXTREMA = {"reduce_max": jax.lax.argmax, "reduce_min": jax.lax.argmin}
 
 
 class Program(NamedTuple):
@@ -223,8 +226,10 @@ def _apply(eqn, ins: list, traceback: Any) -> list:
     if name in _CALLS:
         body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         return _evaluate(getattr(body, "jaxpr", body), getattr(body, "consts", ()), ins, traceback)
-    if name == "conv_general_dilated" and _is_small(eqn):
+    if name == "conv_general_dilated" and _is_slow(eqn):
         return [_convolve(*ins, **params)]
+    if name in _EXTREMA and _is_inexact(ins[0].dtype) and ins[0].size:
+        return [_extremum(ins[0], params["axes"], _EXTREMA[name])]
     if name == "bitcast_convert_type":
         return _in_own_precision(eqn, ins)
     try:
@@ -233,12 +238,16 @@ def _apply(eqn, ins: list, traceback: Any) -> list:
         return _in_own_precision(eqn, ins)  # a kernel that knows only some dtypes
 
 
-def _is_small(eqn) -> bool:
-    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels."""
+def _is_slow(eqn) -> bool:
+    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels.
+
+    So are the derivatives of those with strides.
+    """
     p, out = eqn.params, eqn.outvars[0].aval
     pixels = math.prod(out.shape[d] for d in p["dimension_numbers"].out_spec[2:])
     real = not jnp.issubdtype(out.dtype, jnp.complexfloating)
-    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= 16 and real
+    most = 1024 if max(p["window_strides"], default=1) > 1 else 16
+    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= most and real
 
 
 def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **_):
@@ -258,6 +267,18 @@ def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation,
         patches.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), strides))
     y = jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
     return jnp.transpose(y, [int(i) for i in np.argsort((out[0], *out[2:], out[1]))])
+
+
+def _extremum(x, axes: Sequence[int], find: Callable):
+    """Maximum or minimum as the sum over a mask of one entry, whose derivative is that entry's."""
+    kept = [d for d in range(x.ndim) if d not in axes]
+    x = jax.lax.transpose(x, [*kept, *axes])
+    x = jax.lax.reshape(x, (*x.shape[: len(kept)], math.prod(x.shape[len(kept) :])))
+    last = x.ndim - 1
+    at = jax.lax.broadcast_in_dim(find(x, last, np.int32), x.shape, range(last))
+    mask = jax.lax.eq(at, jax.lax.broadcasted_iota(np.int32, x.shape, last))
+    one = jax.lax.select(mask, x, jax.lax.full_like(x, 0))
+    return jax.lax.reduce(one, np.float64(0), jax.lax.add, [last])
 
 
 def _in_own_precision(eqn, ins: list) -> list:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from biasjax import check, deaths
-from biasjax.probe import Shifted
+from biasjax.shifts import Shifted
 
 VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
 

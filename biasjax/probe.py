@@ -1,4 +1,4 @@
-"""Measure a model's biases: Jacobian rows over draws, dead directions, finite shifts.
+"""Measure a model's biases: Jacobian rows over draws, and dead directions.
 
 The numbers behind `biasjax.audit`, which turns them into verdicts.
 """
@@ -20,9 +20,6 @@ _SPARE = 32
 _ROWS = 64
 # Parameter draws at which round-off is measured; the worst of these stands for the others.
 _NOISES = 4
-# Sizes of finite shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
-_SHIFTS = (1e-2, 1.0, -1e2)
-_ALIVE = 50.0
 
 
 class Model(NamedTuple):
@@ -57,12 +54,23 @@ class Sample(NamedTuple):
     ----------
     rows
         (rows, bias entries), over several inputs.
+    counts
+        For each bias the number of rows, from the first, that were asked for it; it is zero in the others.
     noises
-        Round-off of an entry, for each bias.
+        Round-off of an entry, for each bias; infinite where the derivative is not finite.
+    size
+        Root mean square of the rows before they were brought to size one.
     """
 
     rows: np.ndarray
+    counts: np.ndarray
     noises: np.ndarray
+    size: float
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """For each bias the derivative that is lost in round-off: what it is in a dead direction."""
+        return np.where(np.isfinite(self.noises), self.noises, 0.0) * self.size
 
 
 def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
@@ -144,7 +152,7 @@ def weights_at(m: Model, d: Draws, draw: int) -> list:
             leaves[i] = draws.parameter(rng, leaf)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
-        leaves[i] = leaves[i] + move * _size(leaves[i]) * rng.standard_normal(leaves[i].shape)
+        leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
     return leaves
 
 
@@ -164,70 +172,99 @@ def point(m: Model, d: Draws, draw: int, index: int) -> list:
     return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
 
 
-def _size(bias: np.ndarray) -> float:
+def size_of(bias: np.ndarray) -> float:
+    """Root mean square of a bias, at least 1/2: the unit of its shifts."""
     return max(float(np.sqrt(np.mean(bias**2))), 0.5)
 
 
-def sampler(m: Model, d: Draws) -> Callable[[int, int], Sample]:
-    """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
+def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
+    """Return ``sample(draw of the parameters, rows wanted for each bias)``, compiled once per set of biases.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
     size = min(m.width, _ROWS)
-
-    def call(rows, flat, leaves, rng, relative=0.0):
-        u = rng.standard_normal((size, m.width))
-        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-        return np.asarray(rows(flat, leaves, u))
-
-    def first_mode():
-        start = point(m, d, 0, 0)
-        for mode in ("reverse", "forward", "difference"):
-            rows = sensitivity.jacobian_rows(m.outputs, mode)
-            try:
-                found = call(rows, m.biases.gather(start), start, np.random.default_rng(0))
-            except Exception:
-                if mode == "difference":
-                    raise
-                continue
-            if np.isfinite(found).all() or mode == "difference":
-                return rows
-        raise AssertionError("unreachable")
-
-    rows = first_mode()
+    rows = _rows_in_first_mode(m, d, size)
     fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
-
     known: list[np.ndarray] = []
+    reference: dict[int, np.ndarray] = {}
 
-    def sample(weights: int, wanted: int) -> Sample:
+    def sample(weights: int, wanted: Sequence[int]) -> Sample:
         rng = np.random.default_rng([d.seed, 2, weights])
         # Where inputs cannot vary, more rows than outputs say nothing new
-        calls = max(1, -(-(min(wanted, m.width) if fixed else wanted) // size))
-        state = rng.bit_generator.state
+        calls = -(-np.minimum(wanted, m.width if fixed else max(wanted)) // size)
         drawn = weights_at(m, d, weights)
         flat = m.biases.gather(drawn)
         drawn = jax.device_put(drawn)
-        blocks = [call(rows, flat, [*drawn, *inputs_at(m, d, weights, i)], rng) for i in range(calls)]
-        blocks = [block / (_rms(block) or 1.0) for block in blocks if np.isfinite(block).all()]
-        if len(known) < _NOISES:
-            rng.bit_generator.state = state
-            known.append(noise(weights, rng))
-        stacked = np.concatenate(blocks) if blocks else np.zeros((0, flat.size))
-        return Sample(stacked, known[weights] if weights < len(known) else np.max(known, 0))
-
-    def noise(weights: int, rng: np.random.Generator) -> np.ndarray:
-        leaves = point(m, d, weights, 0)
-        nudged = [draws.nudge(np.random.default_rng(1), leaf) for leaf in leaves]
-        state = rng.bit_generator.state
-        found = call(rows, m.biases.gather(leaves), leaves, rng)
-        rng.bit_generator.state = state
-        moved = call(rows, m.biases.gather(nudged), nudged, rng, draws.NUDGE) - found
-        # Outputs have size one, so that no float64 function resolves a derivative below eps
-        noises = np.array([max(_rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
-        return np.where(np.isfinite(noises), noises / (_rms(found) or 1.0), 1.0)
+        kept = [np.flatnonzero(calls > i) for i in range(max(calls))]
+        blocks = [
+            rows(flat, [*drawn, *inputs_at(m, d, weights, i)], rng, _columns(m, asked))
+            for i, asked in enumerate(kept)
+        ]
+        first = reference.setdefault(0, blocks[0])
+        if len(known) < _NOISES and calls.all():
+            known.append(_round_off(m, d, rows, weights, blocks[0]))
+        noises = known[weights] if weights < len(known) else np.max(known, 0)
+        finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
+        counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
+        sizes = [_whole(m, blocks[i], first, kept[i]) for i in finite]
+        found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
+        stacked = np.concatenate(found) if found else np.zeros((0, flat.size))
+        return Sample(stacked, counts, noises, max(sizes, default=0.0))
 
     return sample
+
+
+def _columns(m: Model, asked: np.ndarray) -> tuple[tuple[int, int, bool], ...]:
+    """The biases asked for among all, as `sensitivity.jacobian_rows` takes them; empty for all."""
+    wanted = set(asked.tolist())
+    slices = m.biases.slices
+    if len(wanted) == len(slices):
+        return ()
+    return tuple((place.start, place.stop, b in wanted) for b, place in enumerate(slices))
+
+
+def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) -> float:
+    """Size of all rows of a block, of which only some biases' columns are known."""
+    entries = np.concatenate([np.arange(m.biases.slices[b].start, m.biases.slices[b].stop) for b in asked])
+    if len(entries) == block.shape[1]:
+        return rms(block)
+    share = rms(first[:, entries]) / (rms(first) or 1.0)
+    return rms(block[:, entries]) / share if share > 0 else rms(first)
+
+
+def _rows_in_first_mode(m: Model, d: Draws, size: int) -> Callable:
+    """``rows(flat, leaves, rng, kept, relative)`` in the first mode of differentiation that works."""
+    start = point(m, d, 0, 0)
+
+    def of(mode: str) -> Callable:
+        jacobian = sensitivity.jacobian_rows(m.outputs, mode)
+
+        def rows(flat, leaves, rng, kept=(), relative=0.0):
+            u = rng.standard_normal((size, m.width))
+            u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
+            return np.asarray(jacobian(flat, leaves, u, kept))
+
+        return rows
+
+    for mode in ("reverse", "forward"):
+        rows = of(mode)
+        try:
+            if np.isfinite(rows(m.biases.gather(start), start, np.random.default_rng(0))).all():
+                return rows
+        except Exception:
+            continue
+    return of("difference")
+
+
+def _round_off(m: Model, d: Draws, rows: Callable, weights: int, found: np.ndarray) -> np.ndarray:
+    """Noise of each bias at one draw, whose rows at the first input are ``found``."""
+    leaves = [draws.nudge(np.random.default_rng(1), leaf) for leaf in point(m, d, weights, 0)]
+    rng = np.random.default_rng([d.seed, 2, weights])
+    moved = rows(m.biases.gather(leaves), leaves, rng, (), draws.NUDGE) - found
+    # Outputs have size one, so that no float64 function resolves a derivative below eps
+    noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+    return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:
@@ -236,7 +273,8 @@ def _inputs(m: Model, d: Draws, draw: int) -> list:
     return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
 
 
-def _rms(x: np.ndarray) -> float:
+def rms(x: np.ndarray) -> float:
+    """Root mean square, 0 of nothing."""
     return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
 
 
@@ -249,70 +287,8 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             dead.append(np.eye(size))
             continue
         # In units of each draw's own round-off
-        share = -(-2 * (size + _SPARE) // len(samples))
-        rows = [ranks.levelled(ranks.spread(s.rows, share)[:, place]) / s.noises[b] for s in samples]
-        dead.append(ranks.null_basis(np.concatenate(rows)))
+        asked = [(s.rows[: s.counts[b], place], s.noises[b]) for s in samples if s.counts[b]]
+        share = -(-2 * (size + _SPARE) // max(len(asked), 1))
+        rows = [ranks.levelled(ranks.spread(own, share)) / noise for own, noise in asked]
+        dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead
-
-
-class Shifted(NamedTuple):
-    """Largest relative output change under finite shifts of a bias, and the round-off it is held against."""
-
-    change: float
-    noise: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether the change is more than round-off."""
-        return self.change > _ALIVE * self.noise
-
-
-def finite_shifts(
-    m: Model, d: Draws, bases: Sequence[np.ndarray], changes: Callable, weights: int
-) -> list[Shifted]:
-    """Shift every bias by a random vector in the span of its basis (size, k), by sizes `_SHIFTS`."""
-    rng = np.random.default_rng([d.seed, 3, weights])
-    leaves = point(m, d, weights, 1)
-    moved = [draws.nudge(rng, leaf) for leaf in leaves]
-    found = []
-    for place, i, basis in zip(m.biases.slices, m.biases.indices, bases, strict=True):
-        if not basis.shape[1] or not m.program.used[i]:
-            found.append(Shifted(0.0, np.finfo(float).eps))
-            continue
-        direction = basis @ rng.standard_normal(basis.shape[1])
-        direction *= _size(leaves[i]) / max(_rms(direction), 1e-300)
-        shifts = np.zeros((len(_SHIFTS), m.biases.slices[-1].stop))
-        shifts[:, place] = np.outer(_SHIFTS, direction)
-        exact, nudged = (np.asarray(changes(m.biases.gather(x), x, shifts)) for x in (leaves, moved))
-        found.append(_against_noise(exact, nudged))
-    return found
-
-
-def _against_noise(exact: np.ndarray, nudged: np.ndarray) -> Shifted:
-    """The size of shift that stands out most."""
-    finite = np.isfinite(exact).all(1) & np.isfinite(nudged).all(1)
-    change, noise = np.abs(exact).max(1), np.abs(exact - nudged).max(1) + np.finfo(float).eps
-    if not finite.any():
-        return Shifted(np.inf, np.finfo(float).eps)
-    best = np.argmax(np.where(finite, change / noise, -1.0))
-    return Shifted(float(change[best]), float(noise[best]))
-
-
-def survivors(m: Model, d: Draws, b: int, basis: np.ndarray, changes: Callable) -> np.ndarray:
-    """Directions of a basis (size, k) that no finite shift brings to life.
-
-    For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
-    by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
-    """
-    place, rows = m.biases.slices[b], []
-    for weights, size in ((0, 1.0), (0, -30.0), (1, 1.0), (2, -30.0)):
-        leaves = point(m, d, weights, 1)
-        shifts = np.zeros((basis.shape[1], m.biases.slices[-1].stop))
-        shifts[:, place] = size * _size(leaves[m.biases.indices[b]]) * np.sqrt(len(basis)) * basis.T
-        flat = m.biases.gather(leaves)
-        moved = [draws.nudge(np.random.default_rng(0), leaf) for leaf in leaves]
-        exact = np.asarray(changes(flat, leaves, shifts)).T
-        nudged = np.asarray(changes(m.biases.gather(moved), moved, shifts)).T
-        if np.isfinite(exact).all() and np.isfinite(nudged).all():
-            rows.append(exact / (_rms(exact - nudged) + np.finfo(float).eps))
-    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis

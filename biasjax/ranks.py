@@ -15,6 +15,8 @@ import scipy.linalg
 
 # A random k x n matrix of unit noise has norm sqrt(k) + sqrt(n); this many times it is no longer noise.
 _MARGIN = 50.0
+# Directions this much above noise can be compared with others: an angle of a thousandth is seen.
+_CLEAR = 1e3
 # A unit null vector involves a bias when the part of it there is longer than this (round-off gives 1e-8).
 _SHARED = 1e-6
 
@@ -41,19 +43,27 @@ def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
     k, n = rows.shape
     if k == 0:
         return np.eye(n)
-    factors: Any = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
-    r, order = factors
-    floor = max(noise, np.finfo(float).eps * np.abs(rows).max())
-    pivots = np.abs(np.diag(r))
-    rank = int((pivots > _MARGIN * (np.sqrt(k) + np.sqrt(n)) * floor).sum())
+    r, order, rank = _pivoted(rows, noise)
     if rank == n:
         return np.zeros((n, 0))
     # rows P = Q [R1 R2; 0 ~0], so P [-R1⁻¹ R2; I] spans the null space
     basis = np.empty((n, n - rank))
     basis[order[:rank]] = -scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:], check_finite=False)
     basis[order[rank:]] = np.eye(n - rank)
-    factors = scipy.linalg.qr(basis, mode="economic", check_finite=False)
+    factors: Any = scipy.linalg.qr(basis, mode="economic", check_finite=False)
     return factors[0]
+
+
+def _pivoted(rows: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Triangular factor, order of the columns and rank."""
+    factors: Any = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
+    r, order = factors
+    floor = max(noise, np.finfo(float).eps * np.abs(rows).max(initial=0.0))
+    return r, order, int((np.abs(np.diag(r)) > _threshold(*rows.shape) * floor).sum())
+
+
+def _threshold(k: int, n: int) -> float:
+    return _MARGIN * (np.sqrt(k) + np.sqrt(n))
 
 
 def rank(rows: np.ndarray, noise: float = 1.0) -> int:
@@ -79,25 +89,39 @@ class Reproducible(NamedTuple):
     by: tuple[int, ...]
 
 
-def scaled(rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Rows with every block of unit size (zero where it is noise), and the noise level of all."""
-    parts, worst = [], 0.0
-    for block, noise in zip(blocks, noises, strict=True):
-        size = np.sqrt(np.mean(rows[:, block] ** 2))
-        dead = size <= _MARGIN * noise
-        parts.append(rows[:, block] * (0.0 if dead else 1 / size))
-        worst = worst if dead else max(worst, noise / size)
-    return np.concatenate(parts, axis=1), worst
+class Live(NamedTuple):
+    """What one bias can do at one draw of the weights.
+
+    Attributes
+    ----------
+    directions
+        Orthonormal basis (n, live) of the directions that change the outputs clearly.
+    weak
+        Orthonormal basis of those that change them too little to compare them with what others do.
+    """
+
+    directions: np.ndarray
+    weak: np.ndarray
+
+
+def live(rows: np.ndarray, noise: float) -> Live:
+    """Directions of one bias by the size of what they do, from its Jacobian rows and their noise."""
+    some = levelled(spread(rows, 2 * rows.shape[1] + 64))
+    _, sizes, directions = np.linalg.svd(some / noise, full_matrices=False)
+    level = _threshold(*some.shape)
+    clear, dead = int((sizes > _CLEAR * level).sum()), int((sizes > level).sum())
+    return Live(directions[:clear].T, directions[clear:dead].T)
 
 
 def reproducible(
     rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float], who: bool = False
-) -> list[Reproducible]:
+) -> tuple[list[Reproducible], int]:
     """For each bias, what the others can reproduce of it.
 
     With all biases' Jacobian J = [J_1 ... J_n], a shift v of bias i is reproducible when J_i v = sum_j J_j
     w_j for some shifts w of the others: exactly when (v, -w) is in the null space of J. So the reproducible
-    shifts are block i of that null space, and one factorisation answers for every bias.
+    shifts are block i of that null space, and one factorisation answers for every bias. It is done in units
+    of round-off, strong columns first; shares in a null vector are measured by what they do to the outputs.
 
     Parameters
     ----------
@@ -113,21 +137,52 @@ def reproducible(
     Returns
     -------
     list of Reproducible
+    int
+        Number of directions too weak to be compared: they count as not reproducible, nor reproducing.
     """
-    joint, noise = scaled(rows, blocks, noises)
-    null = null_basis(levelled(joint), noise)
-    sizes = [block.stop - block.start for block in blocks]
-    parts = np.split(null, np.cumsum(sizes)[:-1])
+    alive = [live(rows[:, block], noise) for block, noise in zip(blocks, noises, strict=True)]
+    what_each_does = [
+        rows[:, block] @ one.directions / noise
+        for block, noise, one in zip(blocks, noises, alive, strict=True)
+    ]
+    columns = levelled(np.concatenate(what_each_does, axis=1))
+    ends = np.cumsum([one.directions.shape[1] for one in alive])[:-1]
+    sizes = np.linalg.norm(columns, axis=0)
+    parts, sizes = np.split(_shares(columns, sizes), ends), np.split(sizes, ends)
     found = []
-    for i, (block, n) in enumerate(zip(blocks, sizes, strict=True)):
-        squares, directions = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
+    for i, one in enumerate(alive):
+        squares, coordinates = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
         unique = int((squares <= _SHARED**2).sum())
-        alone = n - rank(levelled(spread(rows, 2 * n + 64)[:, block]), noises[i]) if unique < n else 0
-        absorbed = n - unique - alone
-        found.append(
-            Reproducible(directions[:, :unique], absorbed, _by(parts, i) if who and absorbed else ())
-        )
-    return found
+        # v = V S⁻¹ c moves the outputs by c: what is orthogonal to all v of the others' c is V S c'
+        rest = one.directions @ np.linalg.qr(sizes[i][:, None] * coordinates[:, :unique])[0]
+        rest = np.concatenate([rest, one.weak], axis=1)
+        absorbed = len(squares) - unique
+        found.append(Reproducible(rest, absorbed, _by(parts, i) if who and absorbed else ()))
+    return found, sum(one.weak.shape[1] for one in alive)
+
+
+def _shares(columns: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (n, n - rank) of the null space, a column's entry weighted with its length.
+
+    Parameters
+    ----------
+    columns
+        Matrix (k, n) of unit noise, every column far above it.
+    lengths
+        Of its columns.
+    """
+    n = columns.shape[1]
+    r, order, rank = _pivoted(columns, 1.0)
+    lengths = lengths[order]
+    basis = np.zeros((n, n - rank))
+    weights = scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:], check_finite=False)
+    weights *= lengths[:rank, None] / lengths[rank:]
+    # Shares that the noise of the dependent column could have made are none
+    weights[np.abs(weights) <= _threshold(*columns.shape) / lengths[rank:]] = 0.0
+    basis[order[:rank]] = -weights
+    basis[order[rank:]] = np.eye(n - rank)
+    factors: Any = scipy.linalg.qr(basis, mode="economic", check_finite=False)
+    return factors[0]
 
 
 def levelled(rows: np.ndarray) -> np.ndarray:

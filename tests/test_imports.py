@@ -29,6 +29,7 @@ ROWS = (
     ("attention", "adapters", "double", "draws", "ranks"),
     ("deaths", "sensitivity"),
     ("probe",),
+    ("shifts",),
     ("findings",),
     ("audit",),
     ("__main__",),
