@@ -125,8 +125,6 @@ def audit_biases(
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
-# Beyond so many bias entries, rows cost more than compiling a program for some of the biases.
-_LARGE = 2048
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
@@ -157,7 +155,7 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     """Rows wanted for each bias at each draw of the parameters."""
     sizes = np.array([place.stop - place.start for place in model.biases.slices])
     unknowns = sizes.copy()
-    if sum(sizes) > _LARGE:
+    if sum(sizes) > probe.LARGE:
         # Small biases need few rows, and often lie in early layers, the dearest to go back to
         for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
             some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))

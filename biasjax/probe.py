@@ -16,8 +16,11 @@ from biasjax.double import Program, program
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
 _SPARE = 32
-# Cotangents per call; more inputs serve a rank better than more rows at one input.
-_ROWS = 64
+# Beyond so many bias entries a model is large: rows cost more than compiling programs for some of the biases.
+LARGE = 2048
+# Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one input
+# (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
+_ROWS, _MOST_ROWS = 8, 64
 # Parameter draws at which round-off is measured; the worst of these stands for the others.
 _NOISES = 4
 
@@ -183,7 +186,7 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
-    size = min(m.width, _ROWS)
+    size = min(m.width, _ROWS if m.biases.slices[-1].stop <= LARGE else _MOST_ROWS)
     rows = _rows_in_first_mode(m, d, size)
     fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
     known: list[np.ndarray] = []

@@ -30,6 +30,7 @@ YANG = "arXiv 1902.08129"
 CLOSED_FORM = "closed form"
 BEFORE = ("dense-bn", "dense-bn-relu")
 AFTER = ("dense-relu-bn", "dense-tanh-bn")
+_DOTS = {"linestyle": "", "marker": "o", "markersize": 4}
 _FORGOTTEN = 4  # layers at either end that still know the input or the loss
 
 
@@ -152,47 +153,50 @@ def figure(dataset: xr.Dataset):
     sizes = dataset.batch_size.values
     middle = int(sizes[len(sizes) // 2])
     titles = ["growth per layer, no bias", f"growth per layer, B = {middle}"]
-    titles += [
-        f"squared gradient by layer, B = {sizes[0]}, no bias",
-        "dense-bn-relu: two examples of a batch",
-    ]
+    titles += [f"squared gradient by layer, B = {sizes[0]}, no bias"]
+    titles += ["dense-bn-relu: two examples of a batch"]
     fig, axes = bj.plot.panels(titles)
-    each = growth(dataset)
-    rate, median = each.mean(("layer", "seed")), each.median(("layer", "seed"))
     for color, order in zip(bj.plot.COLORS, dataset.order.values, strict=False):
-        style = {"color": color, "label": order}
-        dots = {"color": color, "linestyle": "", "marker": "o", "markersize": 4}
-        line = {"order": order, "sigma_b": 0.0}
-        bj.plot.line(axes[0], dataset.rate_theory.sel(line), "batch_size", **style)
-        bj.plot.line(axes[0], rate.sel(line), "batch_size", **dots)
-        at = {"order": order, "batch_size": middle}
-        if order == "dense-relu-bn":
-            style["label"] = f"{order}: median"
-            bj.plot.line(axes[1], median.sel(at), "sigma_b", **style, linestyle=":", marker="o", markersize=4)
-        else:
-            bj.plot.line(axes[1], dataset.rate_theory.sel(at), "sigma_b", color=color)
-            bj.plot.line(axes[1], rate.sel(at), "sigma_b", **dots)
-        at = {"order": order, "batch_size": sizes[0], "sigma_b": 0.0}
-        logs = (dataset.log_grad_features - dataset.log_grad_features.isel(layer=-1)).sel(at)
-        bj.plot.line(axes[2], np.exp(logs), "layer", over="seed", color=color, label=order)
-        depth = dataset.sizes["layer"]
-        theory = float(dataset.rate_theory.sel(at)) ** (depth - dataset.layer.values)
-        axes[2].plot(dataset.layer, theory, color=color, linestyle="--", linewidth=0.8)
+        part = dataset.sel(order=order)
+        _draw_growth(axes[:2], part, middle, color)
+        _draw_gradient(axes[2], part.isel(batch_size=0).sel(sigma_b=0.0), color)
+    late = dataset.correlation.isel(layer=slice(_FORGOTTEN, None)).mean(("layer", "seed"))
     for color, sigma_b in zip(bj.plot.COLORS, dataset.sigma_b.values, strict=False):
-        dots = {"color": color, "linestyle": "", "marker": "o", "markersize": 4}
         label = {"color": color, "label": f"$\\sigma_b$ = {sigma_b:g}"}
-        late = dataset.correlation.isel(layer=slice(_FORGOTTEN, None)).mean(("layer", "seed"))
         bj.plot.line(axes[3], dataset.correlation_theory.sel(sigma_b=sigma_b), "batch_size", **label)
-        bj.plot.line(axes[3], late.sel(sigma_b=sigma_b, order="dense-bn-relu"), "batch_size", **dots)
+        measured = late.sel(sigma_b=sigma_b, order="dense-bn-relu")
+        bj.plot.line(axes[3], measured, "batch_size", color=color, **_DOTS)
     axes[2].set_yscale("log")
     for ax in (axes[0], axes[3]):
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [str(size) for size in sizes])
     for ax, name in zip(axes, ("batch size B", r"$\sigma_b$", "layer", "batch size B"), strict=True):
         ax.set_xlabel(name)
-    for ax in (axes[0], axes[1], axes[3]):
-        ax.legend()
-    axes[3].set_ylim(top=1.1)
-    axes[3].set_ylabel("correlation of pre-activations")
+    axes[0].legend()
+    axes[1].legend()
+    axes[3].legend(ncols=2)
+    axes[3].set(ylim=(0, 1.1), ylabel="correlation of pre-activations")
     fig.suptitle("lines: theory of wide networks; dots (left below: lines): measured", fontsize=10)
     return fig
+
+
+def _draw_growth(axes, part: xr.Dataset, middle: int, color: str) -> None:
+    """Over batch size without bias, and over the bias at one batch size."""
+    order, each = str(part.order.values), growth(part)
+    rate = each.mean(("layer", "seed"))
+    bj.plot.line(axes[0], part.rate_theory.sel(sigma_b=0.0), "batch_size", color=color, label=order)
+    bj.plot.line(axes[0], rate.sel(sigma_b=0.0), "batch_size", color=color, **_DOTS)
+    at = {"batch_size": middle}
+    if order == "dense-relu-bn":
+        style = _DOTS | {"color": color, "linestyle": ":", "label": f"{order}: median"}
+        bj.plot.line(axes[1], each.median(("layer", "seed")).sel(at), "sigma_b", **style)
+    else:
+        bj.plot.line(axes[1], part.rate_theory.sel(at), "sigma_b", color=color)
+        bj.plot.line(axes[1], rate.sel(at), "sigma_b", color=color, **_DOTS)
+
+
+def _draw_gradient(ax, part: xr.Dataset, color: str) -> None:
+    logs = part.log_grad_features - part.log_grad_features.isel(layer=-1)
+    bj.plot.line(ax, np.exp(logs), "layer", over="seed", color=color)
+    theory = float(part.rate_theory) ** (part.sizes["layer"] - part.layer.values)
+    ax.plot(part.layer, theory, color=color, linestyle="--", linewidth=0.8)

@@ -173,9 +173,10 @@ def figure(dataset: xr.Dataset):
             axes[-1].plot(
                 dataset.xi_c.sel(at)[chosen], deepest.sel(at)[chosen], marker, color=color, label=label
             )
-    axes[0].legend(loc="lower left")
-    ends = np.array([0.5, float(dataset.depth.max()) / 2])
+    axes[0].legend(loc="lower left", frameon=True, facecolor="grey", labelcolor="white")
+    ends = np.array([0.5, float(dataset.depth.max()) / 4])
     axes[-1].plot(ends, 6 * ends, color="grey", label=r"$6\,\xi_c$")
     axes[-1].set(xscale="log", yscale="log", xlabel=r"$\xi_c$, theory", ylabel="depth")
-    axes[-1].legend(loc="lower right")
+    axes[-1].set_ylim(top=1000)
+    axes[-1].legend(loc="upper left", ncols=2, fontsize=7)
     return fig
