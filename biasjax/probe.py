@@ -18,8 +18,8 @@ from biasjax.double import Program, program
 _SPARE = 32
 # Beyond so many bias entries a model is large: rows cost more than compiling programs for some of the biases.
 LARGE = 2048
-# Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one input
-# (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
+# Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
+# input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
 _ROWS, _MOST_ROWS = 8, 64
 # Parameter draws at which round-off is measured; the worst of these stands for the others.
 _NOISES = 4
