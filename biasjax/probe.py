@@ -292,6 +292,6 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
         # In units of each draw's own round-off
         asked = [(s.rows[: s.counts[b], place], s.noises[b]) for s in samples if s.counts[b]]
         share = -(-2 * (size + _SPARE) // max(len(asked), 1))
-        rows = [ranks.levelled(ranks.spread(own, share)) / noise for own, noise in asked]
+        rows = [ranks.levelled(ranks.spread(own, share), noise) / noise for own, noise in asked]
         dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead

@@ -106,7 +106,7 @@ class Live(NamedTuple):
 
 def live(rows: np.ndarray, noise: float) -> Live:
     """Directions of one bias by the size of what they do, from its Jacobian rows and their noise."""
-    some = levelled(spread(rows, 2 * rows.shape[1] + 64))
+    some = levelled(spread(rows, 2 * rows.shape[1] + 64), noise)
     _, sizes, directions = np.linalg.svd(some / noise, full_matrices=False)
     level = _threshold(*some.shape)
     clear, dead = int((sizes > _CLEAR * level).sum()), int((sizes > level).sum())
@@ -185,11 +185,14 @@ def _shares(columns: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return factors[0]
 
 
-def levelled(rows: np.ndarray) -> np.ndarray:
-    """Rows no longer than the median one: a row's round-off grows with it, its null space stays."""
+def levelled(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
+    """Rows no longer than the median one above noise: round-off grows with a row, its null space stays."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    middle = np.median(lengths) if len(rows) else 0.0
-    return rows * np.where(lengths > middle, middle / np.maximum(lengths, 1e-300), 1.0)
+    clear = lengths[lengths > _MARGIN * np.sqrt(rows.shape[1]) * noise]
+    if not clear.size:
+        return rows
+    middle = np.median(clear)
+    return rows * (middle / np.maximum(lengths, middle))
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

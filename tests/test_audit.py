@@ -372,6 +372,15 @@ def test_cond_scan_and_while():
     assert all(audit[name].rank == 6 for name in names)
 
 
+@pytest.mark.parametrize("bound", [-4.0, 0.0, 3.0])
+def test_a_bias_that_few_inputs_reach(bound):
+    def fn(params, x):
+        return jax.lax.cond(x.sum() > bound, lambda y: y + params["bias"], lambda y: y * 2, jnp.tanh(x))
+
+    finding = audit_biases(fn, {"bias": jnp.zeros(6)}, ROWS)["bias"]
+    assert (finding.rank, finding.verdict) == (6, "needed")
+
+
 def test_a_bias_that_dies_in_a_branch_and_in_a_loop():
     def centre(y):
         return y - y.mean(0)
