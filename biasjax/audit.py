@@ -125,6 +125,8 @@ def audit_biases(
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
+# Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
+_INPUTS = 16
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
@@ -165,6 +167,8 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     rows = unknowns + 32
     most = np.maximum(draws, np.minimum(-(-rows // model.width), _MANY_DRAWS))
     plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
+    if sum(sizes) <= probe.LARGE:
+        plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]
     if joint_limit:
         exact = sum(sizes) <= joint_limit
         together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
@@ -214,7 +218,9 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
         members = [order[i] for i in run]
         blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
         per_draw = [
-            ranks.reproducible(s.rows[: total + 64], blocks, s.noises[members], who=s is samples[0])
+            ranks.reproducible(
+                ranks.spread(s.rows, total + 64), blocks, s.noises[members], who=exact or s is samples[0]
+            )
             for s in samples
         ]
         fewest = min(weak for _, weak in per_draw)
@@ -224,7 +230,8 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
             rest = ranks.common_rank([part.rest for part in parts])
             if not any(part.absorbed for part in parts):
                 continue
-            by = tuple(model.names[members[i]] for i in first.by)
+            named = next((part.by for part in (first, *parts) if part.by), ())
+            by = tuple(model.names[members[i]] for i in named)
             if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
                 unique[b], absorbers[b] = rest, by
     return _Joint(unique, absorbers, exact)

@@ -82,7 +82,9 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     -------
     array
         Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`,
-        but constants become N(constant, 1), and arrays of zeros and ones stay as the masks that they are.
+        but constants become N(constant, 1), arrays of zeros and ones stay as the masks that they are, and
+        every other draw is farther off: noise of one to ten times the size or, if non-negative, a permutation
+        within the range with a share of the entries at the least.
         Integers of more than two values are drawn from their range; other integers and booleans stay.
 
     Examples
@@ -106,7 +108,19 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
         return low + rng.standard_normal(leaf.shape)
     if leaf.dtype == np.float64 and ((leaf == 0) | (leaf == 1)).all():
         return leaf
+    if leaf.dtype == np.float64 and leaf.size > 1 and rng.random() < 0.5:
+        return _far(rng, leaf, low, high)
     return parameter(rng, leaf)
+
+
+def _far(rng: np.random.Generator, leaf: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Draw an input far from the given one, for inputs close to it hardly ever switch some ReLUs."""
+    noise = rng.standard_normal(leaf.shape)
+    if low < 0:
+        return 10 ** rng.random() * np.sqrt(np.mean(leaf**2)) * noise
+    # Within its range, and any share of it but a few entries at the least, as an image may be mostly black
+    mixed = np.clip(rng.permuted(leaf.ravel()).reshape(leaf.shape) * np.exp(0.3 * noise), low, high)
+    return np.where(rng.random(leaf.shape) < min(leaf.size, 50) ** -rng.random(), mixed, low)
 
 
 def nudge(rng: np.random.Generator, leaf: Any, relative: float = NUDGE) -> Any:

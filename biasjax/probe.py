@@ -20,7 +20,7 @@ _SPARE = 32
 LARGE = 2048
 # Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
 # input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
-_ROWS, _MOST_ROWS = 8, 64
+ROWS, _MOST_ROWS = 8, 64
 # Parameter draws at which round-off is measured; the worst of these stands for the others.
 _NOISES = 4
 
@@ -151,7 +151,9 @@ def weights_at(m: Model, d: Draws, draw: int) -> list:
     rng = np.random.default_rng([d.seed, 0, draw])
     leaves = list(m.leaves[: m.parameters])
     for i, leaf in enumerate(leaves):
-        if draws.varies(d.randomize, m.paths[i], leaf):
+        # Biases as given once: large ones leave units on whatever the input, which then look linear
+        given = draw == 0 and i in m.biases.indices
+        if not given and draws.varies(d.randomize, m.paths[i], leaf):
             leaves[i] = draws.parameter(rng, leaf)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
@@ -176,8 +178,8 @@ def point(m: Model, d: Draws, draw: int, index: int) -> list:
 
 
 def size_of(bias: np.ndarray) -> float:
-    """Root mean square of a bias, at least 1/2: the unit of its shifts."""
-    return max(float(np.sqrt(np.mean(bias**2))), 0.5)
+    """Root mean square of the finite entries of a bias, at least 1/2: the unit of its shifts."""
+    return max(rms(bias[np.isfinite(bias)]), 0.5)
 
 
 def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
@@ -186,10 +188,11 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
-    size = min(m.width, _ROWS if m.biases.slices[-1].stop <= LARGE else _MOST_ROWS)
+    size = min(m.width, ROWS if m.biases.slices[-1].stop <= LARGE else _MOST_ROWS)
     rows = _rows_in_first_mode(m, d, size)
-    fixed = all(np.array_equal(a, b) for a, b in zip(_inputs(m, d, 1), _inputs(m, d, 2), strict=True))
-    known: list[np.ndarray] = []
+    first, *others = (_inputs(m, d, i) for i in range(1, 5))
+    fixed = all(np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    known: dict[int, np.ndarray] = {}
     reference: dict[int, np.ndarray] = {}
 
     def sample(weights: int, wanted: Sequence[int]) -> Sample:
@@ -205,10 +208,10 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
             for i, asked in enumerate(kept)
         ]
         first = reference.setdefault(0, blocks[0])
-        if len(known) < _NOISES and calls.all():
-            known.append(_round_off(m, d, rows, weights, blocks[0]))
-        noises = known[weights] if weights < len(known) else np.max(known, 0)
         finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
+        if len(known) < _NOISES and calls.all() and 0 in finite:
+            known[weights] = _round_off(m, d, rows, weights, blocks[0])
+        noises = known[weights] if weights in known else _worst(known, len(calls))
         counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
         sizes = [_whole(m, blocks[i], first, kept[i]) for i in finite]
         found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
@@ -268,6 +271,13 @@ def _round_off(m: Model, d: Draws, rows: Callable, weights: int, found: np.ndarr
     # Outputs have size one, so that no float64 function resolves a derivative below eps
     noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
+
+
+def _worst(known: dict[int, np.ndarray], biases: int) -> np.ndarray:
+    """Greatest finite noise of each bias, infinite where there is none."""
+    noises = np.array([*known.values(), np.full(biases, np.inf)])
+    finite = np.isfinite(noises)
+    return np.where(finite.any(0), np.max(np.where(finite, noises, 0.0), 0), np.inf)
 
 
 def _inputs(m: Model, d: Draws, draw: int) -> list:

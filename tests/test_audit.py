@@ -372,6 +372,44 @@ def test_cond_scan_and_while():
     assert all(audit[name].rank == 6 for name in names)
 
 
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_relu_layer_before_many_outputs_is_needed(positive):
+    """A unit that is on at all sampled inputs would look linear, and replaceable by the output bias."""
+    keys = jax.random.split(jax.random.key(5), 3)
+    x = jax.random.normal(keys[0], (1, 20))
+    x = jnp.abs(x) if positive else x
+    params = {
+        "w": jax.random.normal(keys[1], (20, 4)) / 20**0.5,
+        "v": jax.random.normal(keys[2], (4, 128)) / 2,
+    }
+    params |= {"bias": jnp.zeros(4), "c_bias": jnp.zeros(128)}
+
+    def fn(p, x):
+        return jax.nn.relu(x @ p["w"] + p["bias"]) @ p["v"] + p["c_bias"]
+
+    for seed in range(3):
+        audit = audit_biases(fn, params, x, seed=seed)
+        assert [audit[name].unique for name in ("bias", "c_bias")] == [4, 128]
+
+
+def test_inputs_outside_the_domain_tell_nothing():
+    x = jax.random.uniform(jax.random.key(0), (1, 30), minval=0.02, maxval=0.98)
+    w, v = jax.random.normal(jax.random.key(1), (30, 4)) / 5, jax.random.normal(jax.random.key(2), (4, 3))
+    params = {"w": w, "v": v, "bias": jnp.zeros(4), "c_bias": jnp.zeros(3)}
+
+    def fn(p, x):
+        return jnp.tanh(jnp.arctanh(x) @ p["w"] + p["bias"]) @ p["v"] + p["c_bias"]
+
+    audit = audit_biases(fn, params, x)
+    assert [(finding.verdict, finding.rank) for finding in audit.findings] == [("needed", 4), ("needed", 3)]
+
+
+def test_masked_entries_of_a_bias_stay_masked():
+    bias = jnp.array([0.0, 0.0, 0.0, -jnp.inf])
+    audit = audit_biases(lambda p, x: jax.nn.softmax(x[:, :4] + p["bias"]), {"bias": bias}, ROWS)
+    assert audit["bias"].rank == 2
+
+
 @pytest.mark.parametrize("bound", [-4.0, 0.0, 3.0])
 def test_a_bias_that_few_inputs_reach(bound):
     def fn(params, x):
