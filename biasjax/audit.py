@@ -126,7 +126,7 @@ def audit_biases(
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
 # Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
-_INPUTS = 16
+_INPUTS = 32
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
