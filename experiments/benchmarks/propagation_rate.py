@@ -1,10 +1,10 @@
 """Speed of mean-field theory and of measured propagation, beside one matrix product and a PyTorch loop.
 
-Bars: a 100x100 tanh phase diagram in theory under 1 s after compilation; a measured 30x30 grid at width 1000
-and depth 100 at no less than half the floating-point rate of one large matrix product; a 10x10 grid at width
-512 at least 300 times faster than the loop of seed document 004 written in PyTorch (not met: 46 times, for to
-draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come from the same run;
-only matrix products are counted as operations, drawing the weights as time.
+Bars: a 100x100 tanh phase diagram in theory under 1 s after compilation; a measured 30x30 grid at width
+1000 and depth 100 at no less than half the floating-point rate of one large matrix product; a 10x10 grid at
+width 512 at least 300 times faster than the loop of seed document 004 written in PyTorch (not met: 46
+times, for to draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come
+from the same run; only matrix products are counted as operations, drawing the weights as time.
 
 Command: `python -m experiments.benchmarks.propagation_rate` (about two minutes on 2 cores; PyTorch optional).
 """
