@@ -86,6 +86,12 @@ def audit_biases(
     while others make up for it. It is a local statement: where the others reach b through a saturating
     function, they make up for no more than that function's range.
 
+    Both rest on the inputs that are drawn, which resemble the given ones. Give typical ones, several to a
+    batch: of tokens that are all equal none is varied, and a ReLU that is on at every input drawn is linear,
+    so that a later bias can stand in for its own. What saturates a softmax or tanh to round-off (pixels from
+    0 to 255 before a first layer, a temperature of .02) leaves no derivative to measure. Where rounding or a
+    sign leaves none, directions are judged by finite shifts one by one, which can find too few dead.
+
     Examples
     --------
     >>> import jax.numpy as jnp

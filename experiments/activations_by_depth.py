@@ -11,7 +11,7 @@ sigma_b²/(1 - sigma_w²/2) that is the bias's own noise. Under He's weights a b
 sigma_b² per layer. A bias drives two inputs together in every case but one: tanh under He's weights with a
 small bias is chaotic.
 
-Cost: about 60 s on 2 CPU cores. Command: `python -m experiments activations_by_depth`.
+Cost: about 80 s on 2 CPU cores. Command: `python -m experiments activations_by_depth`.
 """
 
 from __future__ import annotations

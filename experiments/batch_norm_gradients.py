@@ -9,7 +9,7 @@ size B, and by 1.788 (B = 8) to 1.493 (B = 64) behind ReLU, whatever the scale o
 batch norm changes none of this, and its gradient is zero. With the norm behind the activation the bias is
 alive, and makes the explosion steeper.
 
-Cost: about 45 s on 2 CPU cores. Command: `python -m experiments batch_norm_gradients`.
+Cost: about 60 s on 2 CPU cores. Command: `python -m experiments batch_norm_gradients`.
 """
 
 from __future__ import annotations
