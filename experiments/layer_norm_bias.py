@@ -153,7 +153,7 @@ def _critical(dataset: xr.Dataset, rate: xr.DataArray, bound: xr.DataArray) -> l
         )
         for name, source, value in (
             (RELU, CLOSED_FORM, 1 / (np.pi - 1)),
-            (TANH, QUADRATURE, expected.sel(order=TANH)),
+            (TANH, QUADRATURE, float(expected.sel(order=TANH))),
         )
     ]
 
