@@ -10,6 +10,7 @@ _MODULES = (
     "attention",
     "audit",
     "check",
+    "compiling",
     "data",
     "deaths",
     "double",

@@ -107,10 +107,10 @@ def audit_biases(
     model = probe.model(fn, params, *args, is_bias=is_bias)
     plan = probe.Draws(seed, randomize, vary_inputs)
     with jax.enable_x64(True):
-        run = shifts.runner(model.outputs)
+        shifter = shifts.prepare(model, plan)
         whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
-        evidence = shifts.each(model, plan, run, whole, 0)
-        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, run, evidence)
+        evidence = shifts.each(shifter, whole, 0)
+        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, shifter, evidence)
         found = _joint(model, samples, dead, joint_limit) if joint else None
         places = _deaths(model, plan, dead)
     findings = []
@@ -137,13 +137,13 @@ _INPUTS = 32
 _MOST_DRAWS = 64
 
 
-def _sample(model, plan, draws: int, joint_limit: int, run, evidence) -> tuple[list, list]:
+def _sample(model, plan, draws: int, joint_limit: int, shifter, evidence) -> tuple[list, list]:
     """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
     sample = probe.sampler(model, plan)
     samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
-        doubtful = _doubtful(model, plan, samples, dead, run, evidence)
+        doubtful = _doubtful(samples, dead, shifter, evidence)
         ranks_now = [basis.shape[1] for basis in dead]
         if not doubtful or len(samples) >= _MOST_DRAWS:
             break
@@ -155,7 +155,7 @@ def _sample(model, plan, draws: int, joint_limit: int, run, evidence) -> tuple[l
     for b in doubtful:
         if dead[b].shape[1]:
             slope = max(sample.slopes[b] for sample in samples)
-            dead[b] = shifts.survivors(model, plan, run, b, dead[b], slope)
+            dead[b] = shifts.survivors(shifter, b, dead[b], slope)
     return samples, dead
 
 
@@ -183,10 +183,10 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     return plan
 
 
-def _doubtful(model, plan, samples, dead, run, evidence) -> list[int]:
+def _doubtful(samples, dead, shifter, evidence) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
     slopes = np.max([sample.slopes for sample in samples], 0)
-    moved = any(shifts.together(model, plan, run, dead, weights, slopes).alive for weights in (0, 1))
+    moved = any(shifts.together(shifter, dead, weights, slopes).alive for weights in (0, 1))
     # One by one only where they move something all at once, or a wholly dead one did by itself
     asked = [
         basis if moved or (basis.shape[1] == len(basis) and alone.alive) else basis[:, :0]
@@ -194,7 +194,7 @@ def _doubtful(model, plan, samples, dead, run, evidence) -> list[int]:
     ]
     if not any(basis.shape[1] for basis in asked):
         return []
-    shifted = [shifts.each(model, plan, run, asked, weights, slopes) for weights in (0, 1)]
+    shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, 1)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, draws, ranks, sensitivity, tree
+from biasjax import check, compiling, draws, ranks, sensitivity, tree
 from biasjax.double import Program, program
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
@@ -21,8 +21,8 @@ LARGE = 2048
 # Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
 # input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
 ROWS, _MOST_ROWS = 8, 64
-# Parameter draws at which round-off is measured; the worst of these stands for the others.
-_NOISES = 4
+# Parameter draws at which round-off is measured, of small and of large models; the worst stands for all.
+_NOISES, _FEW_NOISES = 4, 2
 
 
 class Model(NamedTuple):
@@ -131,7 +131,7 @@ def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
 def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
     if not any(lifted.floating):
         check.fail(what, "a floating output", "none", "Return logits, not classes.")
-    run = jax.jit(lambda *leaves: lifted(*leaves))
+    run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
     with jax.enable_x64(True):
         outs = [np.asarray(o) for o, keep in zip(run(*leaves), lifted.floating, strict=True) if keep]
     for i, out in enumerate(outs):
@@ -188,32 +188,32 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
-    size = min(m.width, ROWS if m.biases.slices[-1].stop <= LARGE else _MOST_ROWS)
-    rows = _rows_in_first_mode(m, d, size)
-    first, *others = (_inputs(m, d, i) for i in range(1, 5))
-    fixed = all(np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    large = m.biases.slices[-1].stop > LARGE
+    size = min(m.width, _MOST_ROWS if large else ROWS)
+    rows, start = _rows_in_first_mode(m, d, size)
+    one, *others = (_inputs(m, d, i) for i in range(1, 5))
+    fixed = all(np.array_equal(a, b) for other in others for a, b in zip(one, other, strict=True))
     known: dict[int, np.ndarray] = {}
-    reference: dict[int, np.ndarray] = {}
 
     def sample(weights: int, wanted: Sequence[int]) -> Sample:
-        rng = np.random.default_rng([d.seed, 2, weights])
         # Where inputs cannot vary, more rows than outputs say nothing new
         calls = -(-np.minimum(wanted, m.width if fixed else max(wanted)) // size)
         drawn = weights_at(m, d, weights)
-        flat = m.biases.gather(drawn)
-        drawn = jax.device_put(drawn)
+        flat, on_device = m.biases.gather(drawn), jax.device_put(drawn)
         kept = [np.flatnonzero(calls > i) for i in range(max(calls))]
         blocks = [
-            rows(flat, [*drawn, *inputs_at(m, d, weights, i)], rng, _columns(m, asked))
+            start
+            if (weights, i) == (0, 0)
+            else rows(flat, [*on_device, *inputs_at(m, d, weights, i)], (weights, i), _columns(m, asked))
             for i, asked in enumerate(kept)
         ]
-        first = reference.setdefault(0, blocks[0])
         finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
-        if len(known) < _NOISES and calls.all() and 0 in finite:
-            known[weights] = _round_off(m, d, rows, weights, blocks[0])
+        if len(known) < (_FEW_NOISES if large else _NOISES) and calls.all() and 0 in finite:
+            leaves = [*drawn, *inputs_at(m, d, weights, 0)]
+            known[weights] = _round_off(m, rows, weights, leaves, blocks[0])
         noises = known[weights] if weights in known else _worst(known, len(calls))
         counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
-        sizes = [_whole(m, blocks[i], first, kept[i]) for i in finite]
+        sizes = [_whole(m, blocks[i], start, kept[i]) for i in finite]
         found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
         stacked = np.concatenate(found) if found else np.zeros((0, flat.size))
         return Sample(stacked, counts, noises, max(sizes, default=0.0))
@@ -239,15 +239,16 @@ def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) ->
     return rms(block[:, entries]) / share if share > 0 else rms(first)
 
 
-def _rows_in_first_mode(m: Model, d: Draws, size: int) -> Callable:
-    """``rows(flat, leaves, rng, kept, relative)`` in the first mode of differentiation that works."""
-    start = point(m, d, 0, 0)
+def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.ndarray]:
+    """``rows(flat, leaves, call, kept, relative)`` in the first mode that works; those of the first call."""
+    leaves = point(m, d, 0, 0)
+    flat = m.biases.gather(leaves)
 
     def of(mode: str) -> Callable:
         jacobian = sensitivity.jacobian_rows(m.outputs, mode)
 
-        def rows(flat, leaves, rng, kept=(), relative=0.0):
-            u = rng.standard_normal((size, m.width))
+        def rows(flat, leaves, call, kept=(), relative=0.0):
+            u = np.random.default_rng([d.seed, 2, *call]).standard_normal((size, m.width))
             u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
             return np.asarray(jacobian(flat, leaves, u, kept))
 
@@ -256,18 +257,20 @@ def _rows_in_first_mode(m: Model, d: Draws, size: int) -> Callable:
     for mode in ("reverse", "forward"):
         rows = of(mode)
         try:
-            if np.isfinite(rows(m.biases.gather(start), start, np.random.default_rng(0))).all():
-                return rows
+            found = rows(flat, leaves, (0, 0))
         except Exception:
             continue
-    return of("difference")
+        if np.isfinite(found).all():
+            return rows, found
+    rows = of("difference")
+    return rows, rows(flat, leaves, (0, 0))
 
 
-def _round_off(m: Model, d: Draws, rows: Callable, weights: int, found: np.ndarray) -> np.ndarray:
+def _round_off(m: Model, rows: Callable, weights: int, leaves: Sequence, found: np.ndarray) -> np.ndarray:
     """Noise of each bias at one draw, whose rows at the first input are ``found``."""
-    leaves = [draws.nudge(np.random.default_rng(1), leaf) for leaf in point(m, d, weights, 0)]
-    rng = np.random.default_rng([d.seed, 2, weights])
-    moved = rows(m.biases.gather(leaves), leaves, rng, (), draws.NUDGE) - found
+    rng = np.random.default_rng(1)
+    leaves = [draws.nudge(rng, leaf) for leaf in leaves]
+    moved = rows(m.biases.gather(leaves), leaves, (weights, 0), (), draws.NUDGE) - found
     # Outputs have size one, so that no float64 function resolves a derivative below eps
     noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from biasjax import compiling
 from biasjax.double import Program
 
 # A forward-mode or finite-difference Jacobian takes this many directions at a time.
@@ -94,10 +95,7 @@ def jacobian_rows(outputs: Callable, mode: str) -> Callable:
         step = _STEP * direction
         return (outputs(flat + step, leaves) - outputs(flat - step, leaves)) / (2 * _STEP)
 
-    # Level 1 halves the time to compile; the programs run as fast
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-
-    @functools.partial(jax.jit, static_argnums=3, compiler_options=options)
+    @functools.partial(compiling.quick_jit, static_argnums=3)
     def rows(flat, leaves, u, kept=()):
         if mode == "reverse":
             parts = [flat[a:b] for a, b, _ in kept or [(0, flat.size, True)]]

@@ -6,21 +6,23 @@ life.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from biasjax import draws, probe, ranks
+from biasjax import compiling, draws, probe, ranks
 from biasjax.probe import Draws, Model
 
 # Sizes of shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
 _SIZES = (1.0, 1e-2, -1e2)
 _ALIVE = 50.0
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
-_PLAIN = 1e-6
+_PLAIN = 1e-3
+# Shifts evaluated at once: the sizes of one, and as many of different biases.
+_BATCH = len(_SIZES)
 
 
 class Shifted(NamedTuple):
@@ -33,6 +35,17 @@ class Shifted(NamedTuple):
     def alive(self) -> bool:
         """Whether the change is more than round-off."""
         return self.change > _ALIVE * self.noise
+
+
+_EPS = float(np.finfo(float).eps)
+_NONE = Shifted(0.0, _EPS)
+
+
+class _Shift(NamedTuple):
+    """A step of some entries of the flat vector of biases."""
+
+    place: slice
+    step: np.ndarray
 
 
 class _Point(NamedTuple):
@@ -50,32 +63,44 @@ class _Pair(NamedTuple):
     nudged: _Point
 
 
-def runner(outputs: Callable) -> Callable:
-    """``run(flat, leaves, shifts, count) -> f(flat + shift)``, for the first ``count`` rows, compiled."""
+class Shifts(NamedTuple):
+    """What it takes to shift the biases of a model.
 
-    def run(flat, leaves, shifts, count):
-        def one(i, found):
-            return found.at[i].set(outputs(flat + shifts[i], leaves))
+    Attributes
+    ----------
+    model, draws
+        The model and what is drawn.
+    run
+        ``run(flat, leaves, shifts) -> f(flat + shift)``, for `_BATCH` rows of shifts at once, compiled.
+    pair
+        ``pair(draw of the parameters) -> _Pair``; the last two are kept.
+    """
 
-        width = jax.eval_shape(outputs, flat, leaves).shape[0]
-        return jax.lax.fori_loop(0, count, one, jnp.zeros((len(shifts), width), flat.dtype))
+    model: Model
+    draws: Draws
+    run: Callable
+    pair: Callable[[int], _Pair]
 
-    # Compiling it costs more than the few dozen times it runs
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(run, compiler_options=options)
+
+def prepare(m: Model, d: Draws) -> Shifts:
+    """Return what the functions below take."""
+
+    def run(flat, leaves, shifts):
+        return jax.vmap(lambda shift: m.outputs(flat + shift, leaves))(shifts)
+
+    run = compiling.quick_jit(run)
+    return Shifts(m, d, run, functools.lru_cache(2)(lambda weights: _pair(m, d, run, weights)))
 
 
 def each(
-    m: Model, d: Draws, run: Callable, bases: Sequence[np.ndarray], weights: int, slopes: Any = None
+    given: Shifts, bases: Sequence[np.ndarray], weights: int, slopes: np.ndarray | None = None
 ) -> list[Shifted]:
     """Shift every bias by a random vector in the span of its basis (size, k), by several sizes.
 
     Parameters
     ----------
-    m, d
-        Model and draws.
-    run
-        From `runner`.
+    given
+        From `prepare`.
     bases
         For each bias; with no columns it is left alone.
     weights
@@ -88,90 +113,100 @@ def each(
     -------
     list of Shifted
     """
-    pair, shifts = _start(m, d, run, bases, weights)
-    slopes = np.zeros(len(bases)) if slopes is None else slopes
-    none = Shifted(0.0, np.finfo(float).eps)
-    return [
-        none if shift is None else _against_noise(run, pair, shift, slope)
-        for shift, slope in zip(shifts, slopes, strict=True)
-    ]
+    places = given.model.biases.slices
+    steps = _steps(given, bases, weights)
+    shifts = [_Shift(places[b], step) for b, step in steps.items()]
+    slopes = np.zeros(len(places)) if slopes is None else slopes
+    found = dict(zip(steps, _against_noise(given, weights, shifts, slopes[list(steps)]), strict=True))
+    return [found.get(b, _NONE) for b in range(len(bases))]
 
 
-def together(
-    m: Model, d: Draws, run: Callable, bases: Sequence[np.ndarray], weights: int, slopes: Any
-) -> Shifted:
+def together(given: Shifts, bases: Sequence[np.ndarray], weights: int, slopes: np.ndarray) -> Shifted:
     """Shift all biases of `each` at once: where nothing moves, none of them is alive."""
-    pair, shifts = _start(m, d, run, bases, weights)
-    some = [shift for shift in shifts if shift is not None]
-    if not some:
-        return Shifted(0.0, np.finfo(float).eps)
-    return _against_noise(run, pair, np.sum(some, 0), float(np.max(slopes)))
+    places = given.model.biases.slices
+    whole = np.zeros(places[-1].stop)
+    for b, step in _steps(given, bases, weights).items():
+        whole[places[b]] = step
+    if not whole.any():
+        return _NONE
+    return _against_noise(given, weights, [_Shift(slice(None), whole)], slopes.max(keepdims=True))[0]
 
 
-def survivors(m: Model, d: Draws, run: Callable, b: int, basis: np.ndarray, slope: float) -> np.ndarray:
+def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndarray:
     """Directions of a basis (size, k) of a bias that no finite shift brings to life.
 
     For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
     by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
     """
-    place, rows = m.biases.slices[b], []
+    place, rows = given.model.biases.slices[b], []
     for weights, size in ((0, 1.0), (0, -30.0), (1, 1.0), (2, -30.0)):
-        leaves = probe.point(m, d, weights, 1)
-        shifts = np.zeros((basis.shape[1], m.biases.slices[-1].stop))
-        shifts[:, place] = size * probe.size_of(leaves[m.biases.indices[b]]) * np.sqrt(len(basis)) * basis.T
-        pair = _pair(m, run, leaves, np.random.default_rng(0))
-        exact, nudged = (_changes(run, point, shifts).T for point in pair)
+        pair = given.pair(weights)
+        length = size * probe.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
+        shifts = [_Shift(place, length * direction) for direction in basis.T]
+        exact, nudged = (np.stack([*_changes(given.run, point, shifts)]) for point in pair)
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
-            let_through = slope * np.linalg.norm(shifts[0])
-            rows.append(exact / max(probe.rms(exact - nudged) + np.finfo(float).eps, let_through))
+            let_through = slope * abs(length)
+            rows.append(exact.T / max(probe.rms(exact - nudged) + _EPS, let_through))
     return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis
 
 
-def _start(m: Model, d: Draws, run: Callable, bases, weights: int) -> tuple[_Pair, list]:
-    """The points, and for each bias its shifts (sizes, bias entries), None where there are none."""
-    rng = np.random.default_rng([d.seed, 3, weights])
+def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int, np.ndarray]:
+    """For each bias that has a basis and is used, a step in its span, of the bias's own size."""
+    m = given.model
+    rng = np.random.default_rng([given.draws.seed, 3, weights])
+    steps = {}
+    for b, (i, place, basis) in enumerate(zip(m.biases.indices, m.biases.slices, bases, strict=True)):
+        if basis.shape[1] and m.program.used[i]:
+            direction = basis @ rng.standard_normal(basis.shape[1])
+            size = probe.size_of(given.pair(weights).exact.flat[place])
+            steps[b] = direction * (size / max(probe.rms(direction), 1e-300))
+    return steps
+
+
+def _pair(m: Model, d: Draws, run: Callable, weights: int) -> _Pair:
     leaves = probe.point(m, d, weights, 1)
-    pair = _pair(m, run, leaves, rng)
-    shifts: list = []
-    for place, i, basis in zip(m.biases.slices, m.biases.indices, bases, strict=True):
-        if not basis.shape[1] or not m.program.used[i]:
-            shifts.append(None)
-            continue
-        direction = basis @ rng.standard_normal(basis.shape[1])
-        direction *= probe.size_of(leaves[i]) / max(probe.rms(direction), 1e-300)
-        shift = np.zeros((len(_SIZES), m.biases.slices[-1].stop))
-        shift[:, place] = np.outer(_SIZES, direction)
-        shifts.append(shift)
-    return pair, shifts
-
-
-def _pair(m: Model, run: Callable, leaves: list, rng) -> _Pair:
-    moved = [draws.nudge(rng, leaf) for leaf in leaves]
-    still = np.zeros((len(_SIZES), m.biases.slices[-1].stop))
+    rng = np.random.default_rng([d.seed, 5, weights])
+    still = np.zeros((_BATCH, m.biases.slices[-1].stop))
     points = []
-    for drawn in (leaves, moved):
+    for drawn in (leaves, [draws.nudge(rng, leaf) for leaf in leaves]):
         flat, drawn = m.biases.gather(drawn), jax.device_put(drawn)
-        points.append(_Point(flat, drawn, np.asarray(run(flat, drawn, still, 1))[0]))
+        points.append(_Point(flat, drawn, np.asarray(run(flat, drawn, still))[0]))
     return _Pair(*points)
 
 
-def _changes(run: Callable, at: _Point, shifts: np.ndarray) -> np.ndarray:
+def _changes(run: Callable, at: _Point, shifts: Sequence[_Shift]) -> Iterator[np.ndarray]:
     """Change of the outputs under each shift."""
-    count = len(shifts)
-    padded = np.pad(shifts, [(0, max(len(_SIZES) - count, 0)), (0, 0)])  # one program for one and for all
-    return np.asarray(run(at.flat, at.leaves, padded, count))[:count] - at.base
+    for start in range(0, len(shifts), _BATCH):
+        some = shifts[start : start + _BATCH]
+        rows = np.zeros((_BATCH, at.flat.size))
+        for row, shift in zip(rows, some, strict=False):
+            row[shift.place] = shift.step
+        yield from np.asarray(run(at.flat, at.leaves, rows))[: len(some)] - at.base
 
 
-def _against_noise(run: Callable, pair: _Pair, shifts: np.ndarray, slope: float) -> Shifted:
-    """The first size of shift if its change is plain, else the one that stands out most."""
-    exact = _changes(run, pair.exact, shifts[:1])
-    if not _PLAIN < np.abs(exact).max() < np.inf:
-        exact = np.concatenate([exact, _changes(run, pair.exact, shifts[1:])])
-    shifts = shifts[: len(exact)]
-    change, off = (np.abs(x).max(1) for x in (exact, exact - _changes(run, pair.nudged, shifts)))
-    noise = np.maximum(off + np.finfo(float).eps, slope * np.linalg.norm(shifts, axis=1))
+def _against_noise(
+    given: Shifts, weights: int, shifts: Sequence[_Shift], slopes: np.ndarray
+) -> list[Shifted]:
+    """For each shift the first size if its change is plain, else the one that stands out most."""
+    run, pair = given.run, given.pair(weights)
+    let_through = slopes * [np.linalg.norm(shift.step) for shift in shifts]
+    rounding = np.abs(pair.exact.base - pair.nudged.base).max() + _EPS
+    first = [float(np.abs(change).max()) for change in _changes(run, pair.exact, shifts)]
+    found = [Shifted(*one) for one in zip(first, np.maximum(rounding, let_through).tolist(), strict=True)]
+    for i, one in enumerate(found):
+        if not (one.alive and _PLAIN < one.change < np.inf):
+            found[i] = _clearest(run, pair, shifts[i], let_through[i])
+    return found
+
+
+def _clearest(run: Callable, pair: _Pair, shift: _Shift, let_through: float) -> Shifted:
+    """The size of shift whose change stands out most, against round-off where it leads."""
+    sizes = [_Shift(shift.place, size * shift.step) for size in _SIZES]
+    exact, nudged = (np.stack([*_changes(run, point, sizes)]) for point in pair)
+    change, off = np.abs(exact).max(1), np.abs(exact - nudged).max(1)
+    noise = np.maximum(off + _EPS, let_through * np.abs(_SIZES))
     finite = np.isfinite(change) & np.isfinite(off)
     if not finite.any():
-        return Shifted(np.inf, np.finfo(float).eps)
+        return Shifted(np.inf, _EPS)
     best = int(np.argmax(np.where(finite, change / noise, -1.0)))
     return Shifted(float(change[best]), float(noise[best]))

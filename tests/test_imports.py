@@ -26,7 +26,7 @@ ROWS = (
     ("store",),
     ("sweep",),
     ("plot", "submit"),
-    ("attention", "adapters", "double", "draws", "ranks"),
+    ("attention", "adapters", "compiling", "double", "draws", "ranks"),
     ("deaths", "sensitivity"),
     ("probe",),
     ("shifts",),
