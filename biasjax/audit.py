@@ -74,8 +74,9 @@ def audit_biases(
     A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along
     it, small and large, move the output by no more than round-off. For piecewise analytic functions a zero
     derivative at random points means, with probability one, no effect in the pieces visited. Round-off is
-    measured at one input of each of a few draws: where it is hundreds of times larger at others (a norm over
-    two features that are nearly equal at some inputs), a dead direction could be taken for a live one.
+    measured at every input of a small model, and at one input of two draws of a large one: where it is
+    hundreds of times larger at others (a norm over two features that are nearly equal at some inputs), a dead
+    direction could be taken for a live one.
 
     v is reproducible if, at each draw of the parameters, J_b v lies in the range of the other biases'
     Jacobian over many inputs; what the others do for it may depend on the draw, v may not. A share that
@@ -225,7 +226,7 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
         blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
         per_draw = [
             ranks.reproducible(
-                ranks.spread(s.rows, total + 64), blocks, s.noises[members], who=exact or s is samples[0]
+                ranks.spread(s.rows, total + 64), blocks, s.noise[members], who=exact or s is samples[0]
             )
             for s in samples
         ]

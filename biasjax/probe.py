@@ -21,8 +21,8 @@ LARGE = 2048
 # Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
 # input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
 ROWS, _MOST_ROWS = 8, 64
-# Parameter draws at which round-off is measured, of small and of large models; the worst stands for all.
-_NOISES, _FEW_NOISES = 4, 2
+# Of large models round-off is measured at one input of so many draws; the worst stands for all others.
+_NOISES = 2
 
 
 class Model(NamedTuple):
@@ -60,7 +60,8 @@ class Sample(NamedTuple):
     counts
         For each bias the number of rows, from the first, that were asked for it; it is zero in the others.
     noises
-        Round-off of an entry, for each bias; infinite where the derivative is not finite.
+        (inputs, biases), round-off of an entry in the rows at each input; infinite where the derivative is
+        not finite.
     size
         Root mean square of the rows before they were brought to size one.
     """
@@ -71,9 +72,21 @@ class Sample(NamedTuple):
     size: float
 
     @property
+    def noise(self) -> np.ndarray:
+        """For each bias the round-off of an entry, over all inputs with derivatives."""
+        finite = np.isfinite(self.noises)
+        squares = np.where(finite, self.noises, 0.0) ** 2
+        return np.where(finite.any(0), np.sqrt(squares.sum(0) / np.maximum(finite.sum(0), 1)), np.inf)
+
+    @property
     def slopes(self) -> np.ndarray:
         """For each bias the derivative that is lost in round-off: what it is in a dead direction."""
-        return np.where(np.isfinite(self.noises), self.noises, 0.0) * self.size
+        return np.where(np.isfinite(self.noises), self.noises, 0.0).max(0, initial=0.0) * self.size
+
+    def in_noise(self, b: int, place: slice) -> np.ndarray:
+        """Rows asked for bias ``b`` in units of their round-off."""
+        each = np.repeat(self.noises[:, b], len(self.rows) // max(len(self.noises), 1))
+        return self.rows[: self.counts[b], place] / each[: self.counts[b], None]
 
 
 def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
@@ -193,7 +206,7 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
     rows, start = _rows_in_first_mode(m, d, size)
     one, *others = (_inputs(m, d, i) for i in range(1, 5))
     fixed = all(np.array_equal(a, b) for other in others for a, b in zip(one, other, strict=True))
-    known: dict[int, np.ndarray] = {}
+    known: dict[tuple[int, int], np.ndarray] = {}
 
     def sample(weights: int, wanted: Sequence[int]) -> Sample:
         # Where inputs cannot vary, more rows than outputs say nothing new
@@ -208,10 +221,12 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
             for i, asked in enumerate(kept)
         ]
         finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
-        if len(known) < (_FEW_NOISES if large else _NOISES) and calls.all() and 0 in finite:
-            leaves = [*drawn, *inputs_at(m, d, weights, 0)]
-            known[weights] = _round_off(m, rows, weights, leaves, blocks[0])
-        noises = known[weights] if weights in known else _worst(known, len(calls))
+        for i in finite[:1] if large else finite:
+            if len(kept[i]) == len(calls) and (len(known) < _NOISES or not large):
+                leaves = [*drawn, *inputs_at(m, d, weights, i)]
+                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i])
+        worst = _worst(known, len(calls))
+        noises = np.array([known.get((weights, i), worst) for i in finite]).reshape(-1, len(calls))
         counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
         sizes = [_whole(m, blocks[i], start, kept[i]) for i in finite]
         found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
@@ -266,17 +281,17 @@ def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.nda
     return rows, rows(flat, leaves, (0, 0))
 
 
-def _round_off(m: Model, rows: Callable, weights: int, leaves: Sequence, found: np.ndarray) -> np.ndarray:
-    """Noise of each bias at one draw, whose rows at the first input are ``found``."""
+def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves: Sequence, found) -> np.ndarray:
+    """Noise of each bias in one call, whose rows are ``found``."""
     rng = np.random.default_rng(1)
     leaves = [draws.nudge(rng, leaf) for leaf in leaves]
-    moved = rows(m.biases.gather(leaves), leaves, (weights, 0), (), draws.NUDGE) - found
+    moved = rows(m.biases.gather(leaves), leaves, call, (), draws.NUDGE) - found
     # Outputs have size one, so that no float64 function resolves a derivative below eps
     noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
 
-def _worst(known: dict[int, np.ndarray], biases: int) -> np.ndarray:
+def _worst(known: dict[tuple[int, int], np.ndarray], biases: int) -> np.ndarray:
     """Greatest finite noise of each bias, infinite where there is none."""
     noises = np.array([*known.values(), np.full(biases, np.inf)])
     finite = np.isfinite(noises)
@@ -302,9 +317,8 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
         if not m.program.used[i]:
             dead.append(np.eye(size))
             continue
-        # In units of each draw's own round-off
-        asked = [(s.rows[: s.counts[b], place], s.noises[b]) for s in samples if s.counts[b]]
+        asked = [s.in_noise(b, place) for s in samples if s.counts[b]]
         share = -(-2 * (size + _SPARE) // max(len(asked), 1))
-        rows = [ranks.levelled(ranks.spread(own, share), noise) / noise for own, noise in asked]
+        rows = [ranks.levelled(ranks.spread(own, share)) for own in asked]
         dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead
