@@ -172,7 +172,8 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     else:
         unknowns[:] = max(sizes)
     rows = unknowns + 32
-    most = np.maximum(draws, np.minimum(-(-rows // model.width), _MANY_DRAWS))
+    calls = -(-rows // model.width)
+    most = np.maximum(draws, -(-calls // -(-calls // _MANY_DRAWS)))
     plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
     if sum(sizes) <= probe.LARGE:
         plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]

@@ -16,8 +16,9 @@ import numpy as np
 from biasjax import compiling, draws, probe, ranks
 from biasjax.probe import Draws, Model
 
-# Sizes of shifts, in units of the bias (at least 1/2), and how far above round-off a change is one.
-_SIZES = (1.0, 1e-2, -1e2)
+# Sizes of shifts beside 1, in units of the bias (at least 1/2), and how far above round-off a change is one.
+# Large ones of both signs: one of them brings a dead ReLU to life.
+_SIZES = (1e-2, 1e2, -1e2)
 _ALIVE = 50.0
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
 _PLAIN = 1e-3
@@ -139,7 +140,7 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
     by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
     """
     place, rows = given.model.biases.slices[b], []
-    for weights, size in ((0, 1.0), (0, -30.0), (1, 1.0), (2, -30.0)):
+    for weights, size in ((0, 1.0), (0, -30.0), (1, 30.0), (2, -30.0)):
         pair = given.pair(weights)
         length = size * probe.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
         shifts = [_Shift(place, length * direction) for direction in basis.T]

@@ -245,6 +245,15 @@ def test_dead_units_are_not_dead_biases():
         assert audit["a/bias"].rank == C
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_units_that_only_one_sign_of_shift_revives_are_alive(seed):
+    # On non-negative features a unit may be off at every draw
+    params = two_layers()
+    params["a"] = params["a"]._replace(kernel=params["a"].kernel.at[:, 0].set(-4.0))
+    audit = audit_biases(mlp, params, jnp.abs(ROWS) + 0.5, randomize=False, joint=False, seed=seed)
+    assert audit["a/bias"].rank == C
+
+
 def test_dead_units_without_any_draw_come_alive_under_finite_shifts():
     params = {"bias": jnp.full(4, -100.0), "w": jnp.ones((6, 4))}
     audit = audit_biases(
