@@ -29,7 +29,7 @@ def audit_biases(
     randomize: Varies = True,
     vary_inputs: Varies = True,
     joint: bool = True,
-    draws: int = 4,
+    draws: int = 16,
     joint_limit: int = 2048,
 ) -> BiasAudit:
     """Find out what each bias of a pure function can do.
@@ -53,7 +53,9 @@ def audit_biases(
     joint
         Also ask what other biases can reproduce.
     draws
-        Number of parameter draws (each with as many inputs as the ranks need).
+        Number of parameter draws, each with as many inputs as the ranks need; a quarter of it for models of
+        more than 2048 bias entries. At four, one unit in twenty of a ReLU layer on pooled features was on at
+        every input of every draw, and so looked linear.
     joint_limit
         Up to so many bias entries the joint analysis is exact. Beyond, it compares biases within overlapping
         windows of half as many, in the order of their first use: ``unique`` is then an upper bound, for what
@@ -112,7 +114,7 @@ def audit_biases(
         whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
         evidence = shifts.each(shifter, whole, 0)
         samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, shifter, evidence)
-        found = _joint(model, samples, dead, joint_limit) if joint else None
+        found = _joint(model, samples, dead, draws, joint_limit) if joint else None
         places = _deaths(model, plan, dead)
     findings = []
     for b, i in enumerate(model.biases.indices):
@@ -133,7 +135,7 @@ def audit_biases(
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
 # Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
-_INPUTS = 32
+_INPUTS = 16
 # Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
 _MOST_DRAWS = 64
 
@@ -173,14 +175,15 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
         unknowns[:] = max(sizes)
     rows = unknowns + 32
     calls = -(-rows // model.width)
-    most = np.maximum(draws, -(-calls // -(-calls // _MANY_DRAWS)))
+    least = draws if sum(sizes) <= probe.LARGE else max(draws // 4, 1)
+    most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
     plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
     if sum(sizes) <= probe.LARGE:
         plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]
     if joint_limit:
         exact = sum(sizes) <= joint_limit
         together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
-        first = _joint_draws(sizes.tolist())
+        first = _joint_draws(sizes.tolist(), draws)
         plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
     return plan
 
@@ -200,8 +203,9 @@ def _doubtful(samples, dead, shifter, evidence) -> list[int]:
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
-def _joint_draws(sizes: Sequence[int]) -> int:
-    return 4 if sum(sizes) <= 512 else 2
+def _joint_draws(sizes: Sequence[int], draws: int) -> int:
+    """Draws at which biases are compared: it costs the cube of their size."""
+    return draws if sum(sizes) <= 512 else max(draws // 8, 1)
 
 
 class _Joint(NamedTuple):
@@ -210,7 +214,7 @@ class _Joint(NamedTuple):
     exact: bool
 
 
-def _joint(model, samples, dead, limit: int) -> _Joint:
+def _joint(model, samples, dead, draws: int, limit: int) -> _Joint:
     """What no other bias can reproduce, and who reproduces the rest."""
     slices = model.biases.slices
     sizes = [place.stop - place.start for place in slices]
@@ -220,7 +224,7 @@ def _joint(model, samples, dead, limit: int) -> _Joint:
     exact = sum(sizes[b] for b in order) <= limit
     # A factorisation costs the cube of its size: windows are smaller than what is affordable once
     runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
-    samples = [sample for sample in samples[: _joint_draws(sizes)] if len(sample.rows)]
+    samples = [sample for sample in samples[: _joint_draws(sizes, draws)] if len(sample.rows)]
     runs = runs if samples else []
     for run in runs:
         members = [order[i] for i in run]
