@@ -134,7 +134,7 @@ def _trace(fn, params, *args):
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{what}: expected fn(params, *args) to run, got {type(error).__name__}: {error}. "
+            f"{what}: expected fn(params, *args) to run, got {type(error).__name__}: {str(error).rstrip('.')}. "
             "Call it yourself with these arguments first."
         ) from error
 

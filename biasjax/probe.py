@@ -136,8 +136,9 @@ def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
     mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
     if not mask:
         some = ", ".join(paths[: min(4, len(leaves))])
+        got = f"only [{some}, ...]" if leaves else "no leaves at all"
         fix = "Give is_bias, a predicate on (path, leaf) or a mask like the params."
-        check.fail(what, "at least one floating bias leaf in params", f"only [{some}, ...]", fix)
+        check.fail(what, "at least one floating bias leaf in params", got, fix)
     return mask
 
 
@@ -152,7 +153,10 @@ def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
             bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
             check.fail(what, "finite outputs at the given input", bad, "Start from finite ones.")
     scales = [float(np.abs(out).max(initial=0.0)) or 1.0 for out in outs]
-    return scales, sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
+    width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
+    if not width:
+        check.fail(what, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
+    return scales, width
 
 
 def weights_at(m: Model, d: Draws, draw: int) -> list:

@@ -741,6 +741,10 @@ def test_bad_input():
         audit_biases(lambda p, x: jnp.log(0 * x) + p["bias"][0], CENTRED, ROWS)
     with pytest.raises(ValueError, match="a floating output"):
         audit_biases(lambda p, x: centred(p, x).argmax(), CENTRED, ROWS)
+    with pytest.raises(ValueError, match="at least one number in the outputs"):
+        audit_biases(centred, CENTRED, ROWS[:0])
+    with pytest.raises(ValueError, match="no leaves at all"):
+        audit_biases(centred, None, ROWS)
     with pytest.raises(TypeError, match="an array at 'name'"):
         audit_biases(centred, CENTRED | {"name": "net"}, ROWS)
     rng = np.random.default_rng(0)
