@@ -23,6 +23,8 @@ LARGE = 2048
 ROWS, _MOST_ROWS = 8, 64
 # Of large models round-off is measured at one input of so many draws; the worst stands for all others.
 _NOISES = 2
+# Neighbours it is measured at, of small models: where rounding has a few outcomes only, two may well agree.
+_NEIGHBOURS = 4
 
 
 class Model(NamedTuple):
@@ -228,7 +230,8 @@ def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
         for i in finite[:1] if large else finite:
             if len(kept[i]) == len(calls) and (len(known) < _NOISES or not large):
                 leaves = [*drawn, *inputs_at(m, d, weights, i)]
-                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i])
+                near = 1 if large else _NEIGHBOURS
+                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i], near)
         worst = _worst(known, len(calls))
         noises = np.array([known.get((weights, i), worst) for i in finite]).reshape(-1, len(calls))
         counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
@@ -285,13 +288,15 @@ def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.nda
     return rows, rows(flat, leaves, (0, 0))
 
 
-def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves: Sequence, found) -> np.ndarray:
-    """Noise of each bias in one call, whose rows are ``found``."""
+def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves: Sequence, found, near: int):
+    """Noise of each bias in one call, whose rows are ``found``: the most of several neighbours."""
     rng = np.random.default_rng(1)
-    leaves = [draws.nudge(rng, leaf) for leaf in leaves]
-    moved = rows(m.biases.gather(leaves), leaves, call, (), draws.NUDGE) - found
     # Outputs have size one, so that no float64 function resolves a derivative below eps
-    noises = np.array([max(rms(moved[:, place]), np.finfo(float).eps) for place in m.biases.slices])
+    noises = np.full(len(m.biases.slices), np.finfo(float).eps)
+    for _ in range(near):
+        nudged = [draws.nudge(rng, leaf) for leaf in leaves]
+        moved = rows(m.biases.gather(nudged), nudged, call, (), draws.NUDGE) - found
+        noises = np.maximum(noises, [rms(moved[:, place]) for place in m.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
 

@@ -682,6 +682,14 @@ def test_verdicts_agree_with_exact_arithmetic(layers):
     assert (tuple(f.rank for f in audit.findings), tuple(f.unique for f in audit.findings)) == EXACT[layers]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rounding_with_few_outcomes_is_still_noise(seed):
+    # Norms over pairs give nearly equal rows: their rounding has a few outcomes, and some neighbours agree
+    fn, params = compose(["group", "group", "batch", "rms", "batch", "layer", "batch"])
+    audit = audit_biases(fn, params, jax.random.normal(jax.random.key(0), (3, 4)), seed=seed)
+    assert audit["0/bias"].rank == 2  # the second norm takes each pair's mean
+
+
 # The rest of the interface ---------------------------------------------------------------------------
 
 
