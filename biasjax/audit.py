@@ -7,15 +7,16 @@ layer or primitive is known by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, ranks, shifts
+from biasjax import check, deaths, probe, shifts
 from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
+from biasjax.joint import compare, draws_compared, rows_compared
 
 __all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes"]
 
@@ -117,7 +118,7 @@ def audit_biases(
         whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
         evidence = shifts.each(shifter, whole, 0)
         samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, shifter, evidence)
-        found = _joint(model, samples, dead, draws, joint_limit) if joint else None
+        found = compare(model, samples, dead, draws, joint_limit) if joint else None
         places = _deaths(model, plan, dead)
     findings = []
     for b, i in enumerate(model.biases.indices):
@@ -184,9 +185,8 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
     if sum(sizes) <= probe.LARGE:
         plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]
     if joint_limit:
-        exact = sum(sizes) <= joint_limit
-        together = (sum(sizes) if exact else max(joint_limit // 2, max(sizes))) + 64
-        first = _joint_draws(sizes.tolist(), draws)
+        together = rows_compared(sizes.tolist(), joint_limit)
+        first = draws_compared(sizes.tolist(), draws)
         plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
     return plan
 
@@ -204,64 +204,6 @@ def _doubtful(samples, dead, shifter, evidence) -> list[int]:
         return []
     shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, 1)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
-
-
-def _joint_draws(sizes: Sequence[int], draws: int) -> int:
-    """Draws at which biases are compared: it costs the cube of their size."""
-    return draws if sum(sizes) <= 512 else max(draws // 8, 1)
-
-
-class _Joint(NamedTuple):
-    unique: list[int]
-    absorbers: list[tuple[str, ...]]
-    exact: bool
-
-
-def _joint(model, samples, dead, draws: int, limit: int) -> _Joint:
-    """What no other bias can reproduce, and who reproduces the rest."""
-    slices = model.biases.slices
-    sizes = [place.stop - place.start for place in slices]
-    rank = [basis.shape[0] - basis.shape[1] for basis in dead]
-    order = [b for b in _use_order(model) if rank[b]]
-    unique, absorbers = list(rank), [()] * len(rank)
-    exact = sum(sizes[b] for b in order) <= limit
-    # A factorisation costs the cube of its size: windows are smaller than what is affordable once
-    runs = ranks.windows([sizes[b] for b in order], limit if exact else limit // 2) if order else []
-    samples = [sample for sample in samples[: _joint_draws(sizes, draws)] if len(sample.rows)]
-    runs = runs if samples else []
-    for run in runs:
-        members = [order[i] for i in run]
-        blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
-        per_draw = [
-            ranks.reproducible(
-                ranks.spread(s.rows, total + 64), blocks, s.noise[members], who=exact or s is samples[0]
-            )
-            for s in samples
-        ]
-        fewest = min(weak for _, weak in per_draw)
-        clearest = [parts for parts, weak in per_draw if weak == fewest]
-        for b, first, *parts in zip(members, per_draw[0][0], *clearest, strict=True):
-            # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
-            rest = ranks.common_rank([part.rest for part in parts])
-            if not any(part.absorbed for part in parts):
-                continue
-            named = next((part.by for part in (first, *parts) if part.by), ())
-            by = tuple(model.names[members[i]] for i in named)
-            if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
-                unique[b], absorbers[b] = rest, by
-    return _Joint(unique, absorbers, exact)
-
-
-def _use_order(model) -> list[int]:
-    """Biases in the order in which the program first uses them."""
-    jaxpr = model.program.jaxpr.jaxpr
-    first: dict = {}
-    for i, eqn in enumerate(jaxpr.eqns):
-        for atom in eqn.invars:
-            if not hasattr(atom, "val"):
-                first.setdefault(atom, i)
-    at = [first.get(jaxpr.invars[i], len(jaxpr.eqns)) for i in model.biases.indices]
-    return sorted(range(len(at)), key=at.__getitem__)
 
 
 def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:

@@ -133,8 +133,9 @@ def _trace(fn, params, *args):
             "Return what it stores (state, statistics) instead of assigning it."
         ) from error
     except Exception as error:
+        said = f"{type(error).__name__}: {str(error).rstrip('.')}"
         raise ValueError(
-            f"{what}: expected fn(params, *args) to run, got {type(error).__name__}: {str(error).rstrip('.')}. "
+            f"{what}: expected fn(params, *args) to run, got {said}. "
             "Call it yourself with these arguments first."
         ) from error
 

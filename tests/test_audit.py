@@ -561,6 +561,22 @@ def test_windows_bound_what_is_unique():
     assert audit["a/bias"].unique >= 0
 
 
+def test_biases_beside_many_dead_ones_are_compared_with_enough_rows():
+    # Up to the limit without the dead ones, beyond it with them
+    half = 150
+    dead = {f"dead_{i}": {"bias": jnp.zeros(half)} for i in range(2)}
+    params = dead | {"gate": {"bias": jnp.zeros(half)}, "out": {"bias": jnp.zeros(half)}}
+    kernel = jax.random.normal(jax.random.key(0), (6, 2 * half))
+
+    def fn(params, x):
+        y = x @ kernel + jnp.concatenate([params[name]["bias"] for name in dead])
+        y = y - y.mean(0)
+        return jnp.tanh(jnp.tanh(y[:, :half] + params["gate"]["bias"]) * y[:, half:] + params["out"]["bias"])
+
+    audit = audit_biases(fn, params, ROWS, joint_limit=2 * half)
+    assert [f.verdict for f in audit.findings] == ["cancelled", "cancelled", "needed", "needed"]
+
+
 # The property ----------------------------------------------------------------------------------------
 
 LAYERS = ("dense", "tanh", "relu", "batch", "layer", "group", "rms", "centre", "residual", "softmax")

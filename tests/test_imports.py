@@ -29,7 +29,7 @@ ROWS = (
     ("attention", "adapters", "compiling", "double", "draws", "ranks"),
     ("deaths", "sensitivity"),
     ("probe",),
-    ("shifts",),
+    ("shifts", "joint"),
     ("findings",),
     ("audit",),
     ("__main__",),
