@@ -140,22 +140,24 @@ def audit_biases(
 _MANY_DRAWS = 16
 # Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
 _INPUTS = 16
-# Draws of the parameters at most, where finite shifts say that the derivative has not seen everything.
-_MOST_DRAWS = 64
+# A draw of the parameters that is never sampled: what is dead there, too, was not fitted to the samples.
+_FRESH = 2**20
 
 
 def _sample(model, plan, draws: int, joint_limit: int, shifter, evidence) -> tuple[list, list]:
-    """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows."""
+    """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows.
+
+    Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
+    """
     sample = probe.sampler(model, plan)
     samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
     while True:
         dead = probe.dead_directions(model, samples)
         doubtful = _doubtful(samples, dead, shifter, evidence)
         ranks_now = [basis.shape[1] for basis in dead]
-        if not doubtful or len(samples) >= _MOST_DRAWS:
+        if not doubtful:
             break
-        more = range(len(samples), min(2 * len(samples), _MOST_DRAWS))
-        samples += [sample(w, [1] * len(dead)) for w in more]
+        samples += [sample(w, [1] * len(dead)) for w in range(len(samples), 2 * len(samples))]
         dead = probe.dead_directions(model, samples)
         if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
             break
@@ -194,7 +196,7 @@ def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
 def _doubtful(samples, dead, shifter, evidence) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
     slopes = np.max([sample.slopes for sample in samples], 0)
-    moved = any(shifts.together(shifter, dead, weights, slopes).alive for weights in (0, 1))
+    moved = any(shifts.together(shifter, dead, weights, slopes).alive for weights in (0, _FRESH))
     # One by one only where they move something all at once, or a wholly dead one did by itself
     asked = [
         basis if moved or (basis.shape[1] == len(basis) and alone.alive) else basis[:, :0]
@@ -202,7 +204,7 @@ def _doubtful(samples, dead, shifter, evidence) -> list[int]:
     ]
     if not any(basis.shape[1] for basis in asked):
         return []
-    shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, 1)]
+    shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, _FRESH)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
+from biasjax.double import bind
+
 # The same entries in another shape: measured once.
 _LAYOUT = {"reshape", "broadcast_in_dim", "squeeze", "transpose", "rev"}
 # Inputs differ above the first, outputs are equal below the second (relative); float64 round-off is 1e-16.
@@ -145,8 +147,8 @@ def _compare(jaxpr, consts, base: Sequence, moved: Sequence, scopes: list):
             a_out, b_out, inner = _CONTROL[eqn.primitive.name](eqn, a, b, scopes)
             found += inner
         else:
-            a_out = _bind(eqn, a)
-            b_out = _bind(eqn, b) if differing else a_out
+            a_out = bind(eqn, a, eqn.params)
+            b_out = bind(eqn, b, eqn.params) if differing else a_out
             if differing and eqn.primitive.name in _LAYOUT:
                 number[eqn.outvars[0]] = measured(differing[0])
                 env[eqn.outvars[0]] = (a_out[0], b_out[0])
@@ -187,13 +189,6 @@ def _plain(a: Any, b: Any) -> tuple:
     if a is b or jnp.issubdtype(a.dtype, jax.dtypes.extended):
         return a, a
     return (a, b) if jnp.issubdtype(a.dtype, jnp.inexact) else (a.astype(float), b.astype(float))
-
-
-def _bind(eqn, ins: Sequence) -> list:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
-    outs = eqn.primitive.bind(*subfuns, *ins, **params)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 def _met(eqn, ins: Sequence[int], outs: Sequence[int]) -> _Met:
@@ -246,7 +241,7 @@ def _cond(eqn, a: Sequence, b: Sequence, scopes: list):
     index = a[0].astype(jnp.int32)
     found = jax.lax.switch(index, [only(i) for i in range(len(bodies))], a[1:], b[1:])
     scopes += [scope for names in named for scope in names]
-    return _bind(eqn, a), _bind(eqn, b), [m for group in found for m in group]
+    return bind(eqn, a, eqn.params), bind(eqn, b, eqn.params), [m for group in found for m in group]
 
 
 def _while(eqn, a: Sequence, b: Sequence, scopes: list):
@@ -270,7 +265,7 @@ def _while(eqn, a: Sequence, b: Sequence, scopes: list):
     start = _zeros(jax.eval_shape(step, list(a[j:]), list(b[j:]))[2])
     found = jax.lax.while_loop(both_run, worst, (list(a[j:]), list(b[j:]), start))[2]
     scopes += names
-    return _bind(eqn, a), _bind(eqn, b), found
+    return bind(eqn, a, eqn.params), bind(eqn, b, eqn.params), found
 
 
 _CONTROL = {"scan": _scan, "cond": _cond, "while": _while}

@@ -234,7 +234,7 @@ def _apply(eqn, ins: list, traceback: Any) -> list:
     if name == "bitcast_convert_type":
         return _in_own_precision(eqn, ins)
     try:
-        return _bind(eqn, ins, {key: _lift_param(value) for key, value in params.items()})
+        return bind(eqn, ins, {key: _lift_param(value) for key, value in params.items()})
     except Exception:
         return _in_own_precision(eqn, ins)  # a kernel that knows only some dtypes
 
@@ -284,10 +284,11 @@ def _extremum(x, axes: Sequence[int], find: Callable):
 
 def _in_own_precision(eqn, ins: list) -> list:
     ins = [_cast(x, atom.aval.dtype) for x, atom in zip(ins, eqn.invars, strict=True)]
-    return [_cast(x, _double(x.dtype)) for x in _bind(eqn, ins, eqn.params)]
+    return [_cast(x, _double(x.dtype)) for x in bind(eqn, ins, eqn.params)]
 
 
-def _bind(eqn, ins: list, params: dict) -> list:
+def bind(eqn: Any, ins: Sequence, params: dict) -> list:
+    """Apply the primitive of an equation to other values, with these parameters."""
     bound = eqn.primitive.get_bind_params(params)
     subfuns, bound = bound if isinstance(bound, tuple) else ((), bound)
     outs = eqn.primitive.bind(*subfuns, *ins, **bound)

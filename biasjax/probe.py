@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, compiling, draws, ranks, sensitivity, tree
+from biasjax import check, compiling, draws, kinks, ranks, sensitivity, tree
 from biasjax.double import Program, program
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
@@ -28,7 +28,11 @@ _NEIGHBOURS = 4
 
 
 class Model(NamedTuple):
-    """A traced function with its leaves on the host and its biases singled out."""
+    """A traced function with its leaves on the host and its biases singled out.
+
+    ``outputs(flat biases, leaves)`` are all outputs, flat; ``pieces(flat biases, [*leaves, seed])`` the same
+    with derivatives that take kinks both ways (`biasjax.kinks`). ``width`` is their number.
+    """
 
     program: Program
     leaves: tuple
@@ -36,6 +40,7 @@ class Model(NamedTuple):
     parameters: int
     biases: sensitivity.Biases
     outputs: Callable
+    pieces: Callable
     width: int
 
     @property
@@ -110,8 +115,10 @@ def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
     leaves = tuple(draws.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
     biases = sensitivity.Biases(tuple(mask), tuple(leaves[i].shape for i in mask))
     scales, width = _scales(what, lifted, leaves)
-    outputs = sensitivity.flat_outputs(lifted, biases, scales)
-    return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, width)
+    with jax.enable_x64(True):
+        both_ways = lifted._replace(jaxpr=kinks.both_ways(lifted.jaxpr))
+    outputs, pieces = (sensitivity.flat_outputs(one, biases, scales) for one in (lifted, both_ways))
+    return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
 
 
 def _check_devices(what, paths, leaves):
@@ -267,12 +274,13 @@ def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.nda
     flat = m.biases.gather(leaves)
 
     def of(mode: str) -> Callable:
-        jacobian = sensitivity.jacobian_rows(m.outputs, mode)
+        jacobian = sensitivity.jacobian_rows(m.pieces, mode)
 
         def rows(flat, leaves, call, kept=(), relative=0.0):
-            u = np.random.default_rng([d.seed, 2, *call]).standard_normal((size, m.width))
+            rng = np.random.default_rng([d.seed, 2, *call])
+            u, seed = rng.standard_normal((size, m.width)), rng.integers(2**31, dtype=np.int32)
             u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-            return np.asarray(jacobian(flat, leaves, u, kept))
+            return np.asarray(jacobian(flat, [*leaves, seed], u, kept))
 
         return rows
 

@@ -27,7 +27,7 @@ ROWS = (
     ("sweep",),
     ("plot", "submit"),
     ("attention", "adapters", "compiling", "double", "draws", "ranks"),
-    ("deaths", "sensitivity"),
+    ("deaths", "kinks", "sensitivity"),
     ("probe",),
     ("shifts", "joint"),
     ("findings",),
