@@ -7,16 +7,18 @@ layer or primitive is known by name.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, shifts
+from biasjax import check, deaths, probe, sampling, shifts
 from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
-from biasjax.joint import compare, draws_compared, rows_compared
+from biasjax.joint import compare
 
 __all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes"]
 
@@ -109,17 +111,38 @@ def audit_biases(
     >>> audit.findings[0].verdict, audit.summary()
     ('cancelled', '1 of 1 biases, 2 of 2 parameters, do nothing.')
     """
+    options = {"seed": seed, "randomize": randomize, "vary_inputs": vary_inputs, "joint": joint}
+    options |= {"is_bias": is_bias, "draws": draws, "joint_limit": joint_limit}
+    return _audit((fn,), params, args, **options)[0]
+
+
+def _audit(
+    fns, params, args, *, is_bias, seed, randomize, vary_inputs, joint, draws, joint_limit
+) -> list[BiasAudit]:
+    """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
     check.positive_int("draws", draws)
     check.positive_int("joint_limit", joint_limit)
-    model = probe.model(fn, params, *args, is_bias=is_bias)
-    plan = probe.Draws(seed, randomize, vary_inputs)
-    with jax.enable_x64(True):
-        shifter = shifts.prepare(model, plan)
-        whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
-        evidence = shifts.each(shifter, whole, 0)
-        samples, dead = _sample(model, plan, draws, joint_limit if joint else 0, shifter, evidence)
-        found = compare(model, samples, dead, draws, joint_limit) if joint else None
-        places = _deaths(model, plan, dead)
+    models = [probe.model(fn, params, *args, is_bias=is_bias) for fn in fns]
+    plan, device = probe.Draws(seed, randomize, vary_inputs), jax.config.jax_default_device
+
+    def judge(model):
+        with jax.default_device(device), jax.enable_x64(True):
+            return _judge(model, plan, draws, joint_limit if joint else 0)
+
+    # Compiling takes one core
+    with ThreadPoolExecutor(len(models)) as pool:
+        return list(pool.map(judge, models))
+
+
+def _judge(model: probe.Model, plan: probe.Draws, draws: int, joint_limit: int) -> BiasAudit:
+    """Audit a traced function, without the joint analysis where its limit is 0."""
+    shifter = shifts.prepare(model, plan)
+    whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
+    evidence = shifts.each(shifter, whole, 0)
+    rows = sampling.rows_wanted(model, draws, joint_limit)
+    samples, dead = sampling.sample(shifter, rows, evidence)
+    found = compare(model, samples, dead, draws, joint_limit) if joint_limit else None
+    places = _deaths(model, plan, dead)
     findings = []
     for b, i in enumerate(model.biases.indices):
         size, rank = len(dead[b]), len(dead[b]) - dead[b].shape[1]
@@ -134,78 +157,6 @@ def audit_biases(
             )
         )
     return BiasAudit(tuple(findings), found is None or found.exact)
-
-
-# A wide layer before few outputs shows them a few directions at each draw of the parameters only.
-_MANY_DRAWS = 16
-# Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
-_INPUTS = 16
-# A draw of the parameters that is never sampled: what is dead there, too, was not fitted to the samples.
-_FRESH = 2**20
-
-
-def _sample(model, plan, draws: int, joint_limit: int, shifter, evidence) -> tuple[list, list]:
-    """Jacobian rows and dead directions, with more draws while finite shifts contradict the rows.
-
-    Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
-    """
-    sample = probe.sampler(model, plan)
-    samples = [sample(w, rows.tolist()) for w, rows in enumerate(_plan(model, draws, joint_limit))]
-    while True:
-        dead = probe.dead_directions(model, samples)
-        doubtful = _doubtful(samples, dead, shifter, evidence)
-        ranks_now = [basis.shape[1] for basis in dead]
-        if not doubtful:
-            break
-        samples += [sample(w, [1] * len(dead)) for w in range(len(samples), 2 * len(samples))]
-        dead = probe.dead_directions(model, samples)
-        if all(dead[b].shape[1] == ranks_now[b] for b in doubtful):
-            break
-    for b in doubtful:
-        if dead[b].shape[1]:
-            slope = max(sample.slopes[b] for sample in samples)
-            dead[b] = shifts.survivors(shifter, b, dead[b], slope)
-    return samples, dead
-
-
-def _plan(model, draws: int, joint_limit: int) -> list[np.ndarray]:
-    """Rows wanted for each bias at each draw of the parameters."""
-    sizes = np.array([place.stop - place.start for place in model.biases.slices])
-    unknowns = sizes.copy()
-    if sum(sizes) > probe.LARGE:
-        # Small biases need few rows, and often lie in early layers, the dearest to go back to
-        for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
-            some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
-            unknowns[some] = max(sizes[some], default=0)
-    else:
-        unknowns[:] = max(sizes)
-    rows = unknowns + 32
-    calls = -(-rows // model.width)
-    least = draws if sum(sizes) <= probe.LARGE else max(draws // 4, 1)
-    most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
-    plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
-    if sum(sizes) <= probe.LARGE:
-        plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]
-    if joint_limit:
-        together = rows_compared(sizes.tolist(), joint_limit)
-        first = draws_compared(sizes.tolist(), draws)
-        plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
-    return plan
-
-
-def _doubtful(samples, dead, shifter, evidence) -> list[int]:
-    """Biases that a finite shift along a dead direction brings to life."""
-    slopes = np.max([sample.slopes for sample in samples], 0)
-    moved = any(shifts.together(shifter, dead, weights, slopes).alive for weights in (0, _FRESH))
-    # One by one only where they move something all at once, or a wholly dead one did by itself
-    asked = [
-        basis if moved or (basis.shape[1] == len(basis) and alone.alive) else basis[:, :0]
-        for basis, alone in zip(dead, evidence, strict=True)
-    ]
-    if not any(basis.shape[1] for basis in asked):
-        return []
-    shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, _FRESH)]
-    return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
 def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
@@ -264,14 +215,12 @@ def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options:
     leaves, structure = jax.tree.flatten(state)
     keys = {str(i): leaf for i, leaf in enumerate(leaves) if _is_key(leaf)}
 
-    def run(train: bool) -> BiasAudit:
-        def fn(params, keys, *args):
-            whole = [keys.get(str(i), leaf) for i, leaf in enumerate(leaves)]
-            return apply(params, jax.tree.unflatten(structure, whole), *args, train=train)[0]
+    def outputs(train: bool, params, keys, *args):
+        whole = [keys.get(str(i), leaf) for i, leaf in enumerate(leaves)]
+        return apply(params, jax.tree.unflatten(structure, whole), *args, train=train)[0]
 
-        return audit_biases(fn, params, keys, *args, **options)
-
-    return ModesAudit(run(True), run(False))
+    modes = [functools.partial(outputs, train) for train in (True, False)]
+    return ModesAudit(*_audit(modes, params, (keys, *args), **{**audit_biases.__kwdefaults__, **options}))
 
 
 def _is_key(leaf: Any) -> bool:

@@ -59,14 +59,18 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     finite = np.isfinite(leaf)
     known = leaf if finite.all() else leaf[finite]
     size = np.linalg.norm(known) / np.sqrt(max(known.size, 1))
-    noise = np.sqrt(3) * (2 * rng.random(leaf.shape) - 1)
+    # In place: of millions of parameters every copy costs as much as the draw
+    noise = np.asarray(rng.random(leaf.shape))
+    noise -= 0.5
+    noise *= np.sqrt(12)
     if size == 0:
-        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4.0
-        drawn = noise / np.sqrt(fan_in)
+        noise /= np.sqrt(np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4.0)
+        drawn = noise
     elif leaf.dtype == np.float64 and known.min() >= 0:
         drawn = np.where(leaf == 0, 0.3 * size * np.abs(noise), leaf * np.exp(0.3 * noise))
     else:
-        drawn = (leaf + size * noise) / np.sqrt(2)
+        noise *= size / np.sqrt(2)
+        drawn = noise + leaf / np.sqrt(2)
     return drawn if known is leaf else np.where(finite, drawn, leaf)
 
 

@@ -1,11 +1,13 @@
 """Derivatives that take every kink both ways.
 
 Near the inputs that are drawn a ReLU may be on throughout: it looks linear there, and its bias and a later
-one look like stand-ins for each other; or off, and the biases before it look dead. Which of the pieces of a
+one look like stand-ins for each other; or off, and the biases before it look dead. Which pieces of a
 piecewise function one meets says little about the function. So the derivative of max(a, b) is that of a or
 of b at random, as if the inputs reached all pieces; values stay what they are. The two shares still sum to
-one, so that a shift of both operands goes through as it does through max, and whatever subtracts it later
-(softmax its maximum, a norm its mean) cancels it as before.
+one, so that a shift of both operands goes through as it does through max, and what subtracts it later
+(softmax its maximum, a norm its mean) cancels it as before. The same holds for a choice between x and
+something else by whether x is larger than a number (leaky ReLU, ELU). Other choices (masks, the k largest)
+are no kinks and stay.
 """
 
 from __future__ import annotations
@@ -22,33 +24,12 @@ from biasjax.double import bind
 
 # A kink this many standard deviations away from the values (a clip at 1e6, a floor at -1e30) is out of reach.
 _REACH = 10.0
-
-
-@jax.custom_jvp
-def _larger(a, b, first):
-    return jax.lax.max(a, b)
-
-
-@jax.custom_jvp
-def _smaller(a, b, first):
-    return jax.lax.min(a, b)
-
-
-@_larger.defjvp
-def _(primals, tangents):
-    return _larger(*primals), jnp.where(primals[2], *tangents[:2])
-
-
-@_smaller.defjvp
-def _(primals, tangents):
-    return _smaller(*primals), jnp.where(primals[2], tangents[1], tangents[0])
-
-
-_KINKS = {"max": _larger, "min": _smaller}
+# So many rows tell how much a feature varies; of fewer all features together do.
+_ROWS = 4
 
 
 def both_ways(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
-    """Let the derivative of a program take the kinks of ``max`` and ``min`` both ways.
+    """Let the derivative of a program take its kinks both ways.
 
     Parameters
     ----------
@@ -71,15 +52,27 @@ def both_ways(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
 
     def evaluate(*args):
         *leaves, seed = args
-        return _evaluate(closed, leaves, jax.random.key(seed))
+        return _evaluate(closed, leaves, _mixed(seed.astype(np.uint32)))
 
     avals = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals]
     return jax.make_jaxpr(evaluate)(*avals, jax.ShapeDtypeStruct((), np.int32))
 
 
-def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, key: jax.Array) -> list:
+@jax.custom_jvp
+def _switch(value, first, a, b):
+    """A value that is a or b, with the derivative of a where ``first``, else of b."""
+    return value
+
+
+@_switch.defjvp
+def _(primals, tangents):
+    return primals[0], jnp.where(primals[1], *tangents[2:])
+
+
+def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
     jaxpr = closed.jaxpr
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+    compared: dict = {}
     first: dict = {}
 
     def read(atom):
@@ -87,34 +80,75 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, key: jax.Array) -> list:
 
     for i, eqn in enumerate(jaxpr.eqns):
         ins, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
-        if name in _KINKS and jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
-            # max(a, b) and min(a, b) of the same operands are two halves of one kink
-            operands = tuple(float(a.val) if isinstance(a, jex.Literal) else a for a in eqn.invars)
-            first.setdefault(operands, _first_of(*ins, jax.random.fold_in(key, i)))
-            outs = [_KINKS[name](*ins, first[operands])]
-        elif name in _CONTROL:
-            outs = _CONTROL[name](eqn, ins, jax.random.fold_in(key, i))
+        if name in _CONTROL:
+            outs = _CONTROL[name](eqn, ins, _mixed(seed, i))
         else:
             outs = bind(eqn, ins, eqn.params)
+        if name in _COMPARISONS:
+            compared[eqn.outvars[0]] = name, *eqn.invars
+        kink = _kink(eqn, compared)
+        if kink:
+            # What is decided by the same operands (the halves of max and min) is decided alike
+            operands, upper, lower = kink
+            known = tuple(float(v.val) if isinstance(v, jex.Literal) else v for v in operands)
+            if known not in first:
+                a, b = map(read, operands)
+                first[known] = _first(a, b, _mixed(seed, i))
+            sides = [jnp.broadcast_to(read(v), outs[0].shape) for v in (upper, lower)]
+            outs = [_switch(outs[0], first[known], *sides)]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _first_of(a: Any, b: Any, key: jax.Array) -> jax.Array:
+def _kink(eqn: Any, compared: dict) -> tuple | None:
+    """What a kink compares, what it is when the first of these is the larger one, and when the second is."""
+    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
+        return None
+    name, ins = eqn.primitive.name, eqn.invars
+    if name == "max":
+        return ins, *ins
+    if name == "min":
+        return ins, *reversed(ins)
+    if name == "select_n" and ins[0] in compared:
+        comparison, *operands = compared[ins[0]]
+        number = any(isinstance(v, jex.Literal) for v in operands)
+        if number and any(v in ins[1:] for v in operands if not isinstance(v, jex.Literal)):
+            no, yes = ins[1:]
+            return operands, *((yes, no) if _COMPARISONS[comparison] else (no, yes))
+    return None
+
+
+def _first(a: Any, b: Any, seed: jax.Array) -> jax.Array:
     """Whether the first operand is to count as the larger one."""
     step = jax.lax.stop_gradient(a - b)
     finite = jnp.isfinite(step)
-    near = finite & (jnp.abs(step) <= _REACH * jnp.std(step, where=finite))
-    return jnp.where(near, jax.random.bernoulli(key, shape=step.shape), step > 0)
+    # How much a unit varies over inputs and places, where there are some; features are last
+    features = step.shape[-1] if step.ndim else 1
+    rows = tuple(range(step.ndim - 1)) if step.size >= _ROWS * features else None
+    spread = jnp.std(step, rows, where=finite, keepdims=True)
+    near = finite & (jnp.abs(step) <= _REACH * spread)
+    coin = _mixed(jax.lax.iota(np.uint32, step.size), seed) >= 2**31
+    return jnp.where(near, coin.reshape(step.shape), step > 0)
 
 
-def _scan(eqn, ins: Sequence, key: jax.Array) -> list:
+def _mixed(x: Any, seed: Any = 0) -> jax.Array:
+    """Hash 32-bit integers (the finaliser of MurmurHash3).
+
+    Coins need no better one, and threefry at every kink would double the time to compile.
+    """
+    x = (x ^ jnp.uint32(seed)) * np.uint32(0x9E3779B9)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _scan(eqn, ins: Sequence, seed: jax.Array) -> list:
     p, n = eqn.params, eqn.params["num_consts"]
     k = p["num_carry"]
 
     def body(carry, xs):
         i, *carried = carry
-        outs = _evaluate(p["jaxpr"], [*ins[:n], *carried, *xs], jax.random.fold_in(key, i))
+        outs = _evaluate(p["jaxpr"], [*ins[:n], *carried, *xs], _mixed(seed, i))
         return (i + 1, *outs[:k]), outs[k:]
 
     start, xs = (np.int32(0), *ins[n : n + k]), list(ins[n + k :])
@@ -122,11 +156,13 @@ def _scan(eqn, ins: Sequence, key: jax.Array) -> list:
     return [*carry[1:], *ys]
 
 
-def _cond(eqn, ins: Sequence, key: jax.Array) -> list:
+def _cond(eqn, ins: Sequence, seed: jax.Array) -> list:
     def branch(body: jex.ClosedJaxpr) -> Callable:
-        return lambda *args: _evaluate(body, args, key)
+        return lambda *args: _evaluate(body, args, seed)
 
     return jax.lax.switch(jnp.int32(ins[0]), [branch(body) for body in eqn.params["branches"]], *ins[1:])
 
 
 _CONTROL = {"scan": _scan, "cond": _cond}
+# Whether they ask if the first is the larger one
+_COMPARISONS = {"gt": True, "ge": True, "lt": False, "le": False}

@@ -1,6 +1,7 @@
 """The auditor against known truth, false verdicts in both directions, and brute force."""
 
 import json
+import os
 
 import flax.linen as nn
 import hypothesis
@@ -661,7 +662,11 @@ def svd_rank(rows, tolerance=1e-9):
     return int((values > tolerance * max(values[0], 1e-3)).sum())
 
 
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+# AUDIT_NETS=500 for a longer search
+NETS = int(os.environ.get("AUDIT_NETS", "12"))
+
+
+@hypothesis.settings(max_examples=NETS, deadline=None, derandomize=True)
 @hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5))
 @hypothesis.example(["group", "rms", "group", "tanh", "residual"])  # derivatives near zero in groups of two
 def test_verdicts_agree_with_brute_force(layers):

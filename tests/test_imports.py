@@ -30,7 +30,7 @@ ROWS = (
     ("deaths", "kinks", "sensitivity"),
     ("probe",),
     ("shifts", "joint"),
-    ("findings",),
+    ("findings", "sampling"),
     ("audit",),
     ("__main__",),
 )
