@@ -80,7 +80,7 @@ def audit(command: Audit) -> int:
 
 def _audits(command: Audit, model: Any, *rest: Any) -> dict:
     from biasjax.adapters import Pure
-    from biasjax.audit import audit_biases, audit_modes
+    from biasjax.audit import audit_biases, audit_modes, in_mode
 
     options = {"seed": command.seed, "joint": command.joint}
     if not isinstance(model, Pure):
@@ -88,12 +88,8 @@ def _audits(command: Audit, model: Any, *rest: Any) -> dict:
     if command.mode == "both":
         modes = audit_modes(*model, *rest, **options)
         return {"train": modes.train, "eval": modes.eval}
-    train = command.mode == "train"
-
-    def fn(params, *args):
-        return model.apply(params, model.state, *args, train=train)[0]
-
-    return {command.mode: audit_biases(fn, model.params, *rest, **options)}
+    fn, keys = in_mode(model.apply, model.state, command.mode == "train")
+    return {command.mode: audit_biases(fn, model.params, *rest, keys, **options)}
 
 
 def _load(name: str) -> Any:

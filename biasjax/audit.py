@@ -7,7 +7,6 @@ layer or primitive is known by name.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +19,7 @@ from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 from biasjax.joint import compare
 
-__all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes"]
+__all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes", "in_mode"]
 
 
 def audit_biases(
@@ -32,7 +31,7 @@ def audit_biases(
     randomize: Varies = True,
     vary_inputs: Varies = True,
     joint: bool = True,
-    draws: int = 16,
+    draws: int = 8,
     joint_limit: int = 2048,
 ) -> BiasAudit:
     """Find out what each bias of a pure function can do.
@@ -56,10 +55,9 @@ def audit_biases(
     joint
         Also ask what other biases can reproduce.
     draws
-        Number of parameter draws, each with as many inputs as the ranks need; a quarter of it for models of
-        more than 2048 bias entries. Biases are compared at all draws up to 512 entries, at an eighth beyond.
-        At four, one unit in twenty of a ReLU layer on pooled features was on at every input of every draw,
-        and so looked linear.
+        Number of parameter draws, each with as many inputs as the ranks need; half of it for models of more
+        than 2048 bias entries. Biases are compared at all draws up to 512 entries, at a quarter beyond. Where
+        they do not suffice (a bottleneck shows a few directions at each) there are more.
     joint_limit
         Up to so many bias entries the joint analysis is exact. Beyond, it compares biases within overlapping
         windows of half as many, in the order of their first use: ``unique`` is then an upper bound, for what
@@ -78,8 +76,10 @@ def audit_biases(
     Notes
     -----
     A direction v of bias b is dead if J_b v = 0 at all draws of parameters and inputs and finite shifts along
-    it, small and large, move the output by no more than round-off. For piecewise analytic functions a zero
-    derivative at random points means, with probability one, no effect in the pieces visited. Round-off is
+    it, small and large, move the output by no more than round-off, also at a draw that was not used to find
+    it. For piecewise analytic functions a zero derivative at random points means, with probability one, no
+    effect in these pieces; and at the kinks of max, min and leaky ReLU the derivative takes either side at
+    random (`biasjax.kinks`), so that all pieces count, whether the inputs reach them or not. Round-off is
     measured at every input of a small model, and at one input of two draws of a large one: where it is
     hundreds of times larger at others (a norm over two features that are nearly equal at some inputs), a dead
     direction could be taken for a live one.
@@ -94,12 +94,11 @@ def audit_biases(
     function, they make up for no more than that function's range.
 
     Both rest on the inputs that are drawn, which resemble the given ones. Give typical ones, several to a
-    batch: of tokens that are all equal none is varied, and a ReLU that is on at every input drawn is linear,
-    so that its bias and a later one can stand in for each other. Of hundreds of units some always are: in
-    evaluation the last bias of a ResNet-18 comes out absorbable for that reason. What saturates a softmax or
-    tanh to round-off (pixels from 0 to 255 before a first layer, a temperature of .02) leaves no derivative
-    to measure. Where rounding or a sign leaves none, directions are judged by finite shifts one by one, which
-    can find too few dead.
+    batch: of tokens that are all equal none is varied. What saturates a softmax or tanh to round-off (pixels
+    from 0 to 255 before a first layer, a temperature of .02) leaves no derivative to measure. Where rounding
+    or a sign leaves none, directions are judged by finite shifts one by one, which can find too few dead.
+    That all pieces count has a price: relu(x) - relu(-x) is not seen to be x, nor clip(x, -9, 9) to be x as
+    long as inputs are small, so that a bias before these comes out needed where another could replace it.
 
     Examples
     --------
@@ -111,9 +110,18 @@ def audit_biases(
     >>> audit.findings[0].verdict, audit.summary()
     ('cancelled', '1 of 1 biases, 2 of 2 parameters, do nothing.')
     """
-    options = {"seed": seed, "randomize": randomize, "vary_inputs": vary_inputs, "joint": joint}
-    options |= {"is_bias": is_bias, "draws": draws, "joint_limit": joint_limit}
-    return _audit((fn,), params, args, **options)[0]
+    return _audit(
+        (fn,),
+        params,
+        args,
+        is_bias=is_bias,
+        seed=seed,
+        randomize=randomize,
+        vary_inputs=vary_inputs,
+        joint=joint,
+        draws=draws,
+        joint_limit=joint_limit,
+    )[0]
 
 
 def _audit(
@@ -123,7 +131,8 @@ def _audit(
     check.positive_int("draws", draws)
     check.positive_int("joint_limit", joint_limit)
     models = [probe.model(fn, params, *args, is_bias=is_bias) for fn in fns]
-    plan, device = probe.Draws(seed, randomize, vary_inputs), jax.config.jax_default_device
+    plan = probe.Draws(seed, randomize, vary_inputs)
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
     def judge(model):
         with jax.default_device(device), jax.enable_x64(True):
@@ -140,8 +149,9 @@ def _judge(model: probe.Model, plan: probe.Draws, draws: int, joint_limit: int) 
     whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
     evidence = shifts.each(shifter, whole, 0)
     rows = sampling.rows_wanted(model, draws, joint_limit)
-    samples, dead = sampling.sample(shifter, rows, evidence)
-    found = compare(model, samples, dead, draws, joint_limit) if joint_limit else None
+    draw = probe.sampler(model, plan)
+    samples, dead = sampling.sample(shifter, draw, rows, evidence)
+    found = compare(model, draw, samples, dead, draws, joint_limit) if joint_limit else None
     places = _deaths(model, plan, dead)
     findings = []
     for b, i in enumerate(model.biases.indices):
@@ -212,15 +222,37 @@ def audit_modes(apply: Callable, params: Any, state: Any, *args: Any, **options:
     >>> modes.train["bias"].verdict, modes.eval["bias"].verdict, modes.differing
     ('cancelled', 'needed', ('bias',))
     """
+    functions, keys = zip(*(in_mode(apply, state, train) for train in (True, False)), strict=True)
+    options = (audit_biases.__kwdefaults__ or {}) | options
+    return ModesAudit(*_audit(functions, params, (*args, keys[0]), **options))
+
+
+def in_mode(apply: Callable, state: Any, train: bool) -> tuple[Callable, dict]:
+    """Make a function for `audit_biases` of one mode of a model.
+
+    Parameters
+    ----------
+    apply, state
+        As for `audit_modes`.
+    train
+        The mode.
+
+    Returns
+    -------
+    callable
+        ``fn(params, *args, keys) -> y``.
+    dict
+        The random keys in the state, which an audit is to draw.
+    """
     leaves, structure = jax.tree.flatten(state)
     keys = {str(i): leaf for i, leaf in enumerate(leaves) if _is_key(leaf)}
 
-    def outputs(train: bool, params, keys, *args):
+    def fn(params, *args):
+        *args, keys = args
         whole = [keys.get(str(i), leaf) for i, leaf in enumerate(leaves)]
         return apply(params, jax.tree.unflatten(structure, whole), *args, train=train)[0]
 
-    modes = [functools.partial(outputs, train) for train in (True, False)]
-    return ModesAudit(*_audit(modes, params, (keys, *args), **{**audit_biases.__kwdefaults__, **options}))
+    return fn, keys
 
 
 def _is_key(leaf: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from biasjax import ranks
-from biasjax.probe import Model, Sample
+from biasjax.probe import Draw, Model, Sample
 
 # Rows beyond the number of entries compared, so that round-off cannot hide a rank.
 _SPARE = 64
@@ -37,13 +37,17 @@ class Joint(NamedTuple):
 
 
 def draws_compared(sizes: Sequence[int], draws: int) -> int:
-    """Draws at which biases are compared: it costs the cube of their size."""
-    return draws if sum(sizes) <= 512 else max(draws // 8, 1)
+    """Draws at which biases are compared at first: it costs the cube of their size."""
+    return draws if _few(sizes) else max(draws // 4, 1)
 
 
 def rows_compared(sizes: Sequence[int], limit: int) -> int:
     """Jacobian rows that a comparison of biases takes at each of these draws."""
     return min(sum(sizes), max(_at_once(sizes, limit), max(sizes))) + _SPARE
+
+
+def _few(sizes: Sequence[int]) -> bool:
+    return sum(sizes) <= 512
 
 
 def _at_once(sizes: Sequence[int], limit: int) -> int:
@@ -52,14 +56,19 @@ def _at_once(sizes: Sequence[int], limit: int) -> int:
 
 
 def compare(
-    model: Model, samples: Sequence[Sample], dead: Sequence[np.ndarray], draws: int, limit: int
+    model: Model,
+    draw: Draw,
+    samples: Sequence[Sample],
+    dead: Sequence[np.ndarray],
+    draws: int,
+    limit: int,
 ) -> Joint:
     """Find what no other bias can reproduce, and who reproduces the rest.
 
     Parameters
     ----------
-    model, samples, dead
-        The model, its Jacobian rows and its dead directions (`biasjax.probe`).
+    model, draw, samples, dead
+        The model, its sampler, the rows it took and the dead directions (`biasjax.probe`).
     draws, limit
         ``draws`` and ``joint_limit`` of `biasjax.audit.audit_biases`.
 
@@ -74,32 +83,67 @@ def compare(
     unique, absorbers = list(rank), [()] * len(rank)
     exact = sum(sizes[b] for b in order) <= _at_once(sizes, limit)
     runs = ranks.windows([sizes[b] for b in order], _at_once(sizes, limit)) if order else []
-    samples = [sample for sample in samples[: draws_compared(sizes, draws)] if len(sample.rows)]
-    runs = runs if samples else []
-    for run in runs:
+    compared = [sample for sample in samples[: draws_compared(sizes, draws)] if len(sample.rows)]
+    drawn = len(samples)
+    for run in runs if compared else []:
         members = [order[i] for i in run]
-        blocks, total = [slices[b] for b in members], sum(sizes[b] for b in members)
-        per_draw = [
-            ranks.reproducible(
-                ranks.spread(s.rows, total + _SPARE),
-                blocks,
-                s.noise[members].tolist(),
-                who=exact or s is samples[0],
-            )
-            for s in samples
-        ]
-        fewest = min(weak for _, weak in per_draw)
-        clearest = [parts for parts, weak in per_draw if weak == fewest]
-        for b, first, *parts in zip(members, per_draw[0][0], *clearest, strict=True):
+        found = _at_each(compared, members, slices, everyone=exact)
+        while _few(sizes) and not _settled(found):
+            rows = [rows_compared(sizes, limit)] * len(sizes)
+            more = [draw(w, rows) for w in range(drawn, drawn + len(found))]
+            drawn += len(more)
+            more = [sample for sample in more if len(sample.rows)]
+            if not more:
+                break
+            found += _at_each(more, members, slices)
+        for b, first, *parts in zip(members, found[0].parts, *_clearest(found), strict=True):
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
-            rest = ranks.common_rank([part.rest for part in parts])
             if not any(part.absorbed for part in parts):
                 continue
+            rest = ranks.common_rank([part.rest for part in parts])
             named = next((part.by for part in (first, *parts) if part.by), ())
             by = tuple(model.names[members[i]] for i in named)
             if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
                 unique[b], absorbers[b] = rest, by
     return Joint(unique, absorbers, exact)
+
+
+class _Compared(NamedTuple):
+    """What others reproduce of each bias at one draw, and how many directions are too weak to tell."""
+
+    parts: list[ranks.Reproducible]
+    weak: int
+
+
+def _at_each(
+    samples: Sequence[Sample], members: Sequence[int], slices: Sequence[slice], everyone: bool = False
+) -> list[_Compared]:
+    """Compare some biases at every draw; name who absorbs them at the first, or with everyone at all."""
+    blocks = [slices[b] for b in members]
+    count = sum(block.stop - block.start for block in blocks) + _SPARE
+    return [
+        _Compared(
+            *ranks.reproducible(
+                ranks.spread(sample.rows, count), blocks, sample.noise[members].tolist(), everyone or not i
+            )
+        )
+        for i, sample in enumerate(samples)
+    ]
+
+
+def _clearest(found: Sequence[_Compared]) -> list[list[ranks.Reproducible]]:
+    """Draws with the fewest weak directions."""
+    fewest = min(one.weak for one in found)
+    return [one.parts for one in found if one.weak == fewest]
+
+
+def _settled(found: Sequence[_Compared]) -> bool:
+    """Whether the last draw showed nothing new: behind a narrow layer each shows a few directions only."""
+    for parts in zip(*_clearest(found), strict=True):
+        before, now = (ranks.common_rank([p.rest for p in some]) for some in (parts[:-1] or parts, parts))
+        if any(part.absorbed for part in parts) and before < now:
+            return False
+    return True
 
 
 def _use_order(model: Model) -> list[int]:

@@ -6,7 +6,7 @@ piecewise function one meets says little about the function. So the derivative o
 of b at random, as if the inputs reached all pieces; values stay what they are. The two shares still sum to
 one, so that a shift of both operands goes through as it does through max, and what subtracts it later
 (softmax its maximum, a norm its mean) cancels it as before. The same holds for a choice between x and
-something else by whether x is larger than a number (leaky ReLU, ELU). Other choices (masks, the k largest)
+something else by whether x is larger than a number (leaky ReLU). Other choices (masks, the k largest)
 are no kinks and stay.
 """
 
@@ -80,10 +80,8 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
 
     for i, eqn in enumerate(jaxpr.eqns):
         ins, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
-        if name in _CONTROL:
-            outs = _CONTROL[name](eqn, ins, _mixed(seed, i))
-        else:
-            outs = bind(eqn, ins, eqn.params)
+        own = _mixed(seed, i)
+        outs = _CONTROL[name](eqn, ins, own) if name in _CONTROL else bind(eqn, ins, eqn.params)
         if name in _COMPARISONS:
             compared[eqn.outvars[0]] = name, *eqn.invars
         kink = _kink(eqn, compared)
@@ -93,7 +91,7 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
             known = tuple(float(v.val) if isinstance(v, jex.Literal) else v for v in operands)
             if known not in first:
                 a, b = map(read, operands)
-                first[known] = _first(a, b, _mixed(seed, i))
+                first[known] = _first(a, b, own)
             sides = [jnp.broadcast_to(read(v), outs[0].shape) for v in (upper, lower)]
             outs = [_switch(outs[0], first[known], *sides)]
         env.update(zip(eqn.outvars, outs, strict=True))
@@ -127,7 +125,7 @@ def _first(a: Any, b: Any, seed: jax.Array) -> jax.Array:
     rows = tuple(range(step.ndim - 1)) if step.size >= _ROWS * features else None
     spread = jnp.std(step, rows, where=finite, keepdims=True)
     near = finite & (jnp.abs(step) <= _REACH * spread)
-    coin = _mixed(jax.lax.iota(np.uint32, step.size), seed) >= 2**31
+    coin = _mixed(jax.lax.iota(np.uint32, step.size), seed) >> 31 == 1
     return jnp.where(near, coin.reshape(step.shape), step > 0)
 
 

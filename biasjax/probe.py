@@ -96,6 +96,10 @@ class Sample(NamedTuple):
         return self.rows[: self.counts[b], place] / each[: self.counts[b], None]
 
 
+# Rows at a draw of the parameters, of which so many are wanted for each bias
+Draw = Callable[[int, Sequence[int]], Sample]
+
+
 def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
     """Trace a function and check that it can be audited."""
     what = "audit_biases"
@@ -208,7 +212,7 @@ def size_of(bias: np.ndarray) -> float:
     return max(rms(bias[np.isfinite(bias)]), 0.5)
 
 
-def sampler(m: Model, d: Draws) -> Callable[[int, Sequence[int]], Sample]:
+def sampler(m: Model, d: Draws) -> Draw:
     """Return ``sample(draw of the parameters, rows wanted for each bias)``, compiled once per set of biases.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program

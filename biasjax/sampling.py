@@ -6,13 +6,13 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from biasjax import probe, shifts
 from biasjax.joint import draws_compared, rows_compared
-from biasjax.probe import Model, Sample
+from biasjax.probe import Draw, Model, Sample
 from biasjax.shifts import Shifted, Shifts
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
@@ -24,7 +24,7 @@ _FRESH = 2**20
 
 
 def sample(
-    shifter: Shifts, wanted: Sequence[np.ndarray], evidence: Sequence[Shifted]
+    shifter: Shifts, draw: Draw, wanted: Sequence[np.ndarray], evidence: Sequence[Shifted]
 ) -> tuple[list[Sample], list[np.ndarray]]:
     """Jacobian rows and dead directions, held to finite shifts.
 
@@ -32,6 +32,8 @@ def sample(
     ----------
     shifter
         From `biasjax.shifts.prepare`.
+    draw
+        From `biasjax.probe.sampler`.
     wanted
         From `rows_wanted`.
     evidence
@@ -45,19 +47,18 @@ def sample(
         For each bias an orthonormal basis (size, dead).
     """
     model = shifter.model
-    draw = probe.sampler(model, shifter.draws)
     samples = [draw(w, rows.tolist()) for w, rows in enumerate(wanted)]
     dead = _held_to_shifts(shifter, draw, samples, evidence)
     frozen = _frozen(shifter, dead, evidence)
     if frozen:
         as_they_are = model._replace(pieces=lambda flat, leaves: model.outputs(flat, leaves[:-1]))
-        draw = probe.sampler(as_they_are, shifter.draws)
-        plain = probe.dead_directions(model, [draw(w, rows.tolist()) for w, rows in enumerate(wanted)])
+        plainly = probe.sampler(as_they_are, shifter.draws)
+        plain = probe.dead_directions(model, [plainly(w, rows.tolist()) for w, rows in enumerate(wanted)])
         dead = [plain[b] if b in frozen else basis for b, basis in enumerate(dead)]
     return samples, dead
 
 
-def _held_to_shifts(shifter: Shifts, draw: Callable, samples: list, evidence) -> list[np.ndarray]:
+def _held_to_shifts(shifter: Shifts, draw: Draw, samples: list, evidence) -> list[np.ndarray]:
     """Dead directions, with more draws while finite shifts along them contradict the rows.
 
     Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
@@ -116,7 +117,7 @@ def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
         unknowns[:] = max(sizes)
     rows = unknowns + 32
     calls = -(-rows // model.width)
-    least = draws if sum(sizes) <= probe.LARGE else max(draws // 4, 1)
+    least = draws if sum(sizes) <= probe.LARGE else max(draws // 2, 1)
     most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
     plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
     if sum(sizes) <= probe.LARGE:

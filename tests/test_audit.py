@@ -266,6 +266,33 @@ def test_dead_units_without_any_draw_come_alive_under_finite_shifts():
     assert audit["bias"].rank == 4
 
 
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.leaky_relu])
+def test_units_that_are_always_on_are_not_linear(activation):
+    # Whatever the draw: kernel and features are positive, and stay so
+    keys = keyed(3)
+    x, w = jnp.abs(jax.random.normal(next(keys), (5, 6))), jnp.abs(jax.random.normal(next(keys), (6, C)))
+    params = {
+        "w": w,
+        "bias": jnp.zeros(C),
+        "v": jax.random.normal(next(keys), (C, 3)),
+        "c_bias": jnp.zeros(3),
+    }
+
+    def fn(p, x):
+        return activation(x @ p["w"] + p["bias"]) @ p["v"] + p["c_bias"]
+
+    assert [f.verdict for f in audit_biases(fn, params, x).findings] == ["needed", "needed"]
+
+
+def test_pieces_that_nothing_reaches_are_dead():
+    # The derivative takes the outer kink both ways, but no shift ever gets there
+    def fn(params, x):
+        return jax.nn.relu(-1 - jax.nn.relu(x + params["bias"])) + jnp.tanh(x + params["c_bias"])
+
+    audit = audit_biases(fn, {"bias": jnp.zeros(6), "c_bias": jnp.zeros(6)}, ROWS)
+    assert [f.verdict for f in audit.findings] == ["cancelled", "needed"]
+
+
 def test_batch_of_identical_rows():
     def fn(params, x):
         y = jax.nn.relu(linear.dense(params["a"], x))
@@ -304,6 +331,21 @@ def test_linen_dropout():
     )
     modes = audit_modes(*pure, ROWS[:1])
     assert modes.train["Dense_0/bias"].rank == modes.eval["Dense_0/bias"].rank == C
+
+
+def test_paths_of_arguments_are_the_same_in_modes():
+    seen = set()
+
+    def vary(path, leaf):
+        seen.add(path)
+        return True
+
+    state = {"dropout": jax.random.key(0)}
+    audit_modes(
+        lambda p, s, x, train: (linear.dense(p["a"], x["rows"]), s), two_layers(), state, {"rows": ROWS},
+        vary_inputs=vary, joint=False,
+    )  # fmt: skip
+    assert "0/rows" in seen
 
 
 def test_masked_attention():
@@ -534,6 +576,36 @@ def test_narrow_layers_hide_directions_that_nobody_absorbs():
     params = {"bias": jnp.zeros(C), "w": jnp.ones((C, 2))}
     audit = audit_biases(lambda p, x: jnp.tanh((x @ jnp.ones((6, C)) + p["bias"]) @ p["w"]), params, ROWS)
     assert (audit["bias"].rank, audit["bias"].verdict) == (C, "needed")
+
+
+def narrow(width, bottleneck):
+    keys = keyed(3)
+    return {
+        "a": linear.dense_init(next(keys), 6, width),
+        "kernel": jax.random.normal(next(keys), (width, bottleneck)),
+        "c": linear.dense_init(next(keys), bottleneck, 4),
+    }
+
+
+@pytest.mark.parametrize(("width", "bottleneck"), [(60, 1), (100, 2)])
+def test_a_bottleneck_shows_a_few_directions_at_each_draw(width, bottleneck):
+    def fn(params, x):
+        return linear.dense(params["c"], linear.dense(params["a"], x) @ params["kernel"])
+
+    audit = audit_biases(fn, narrow(width, bottleneck), ROWS)
+    assert (audit["a/bias"].rank, audit["a/bias"].verdict) == (width, "absorbable")
+
+
+def test_a_bottleneck_hides_what_others_cannot_reproduce():
+    width = 60
+
+    def fn(params, x):
+        y = linear.dense(params["a"], x) + jnp.pad(params["one_bias"], (0, width - 1))
+        return linear.dense(params["c"], jnp.tanh(y @ params["kernel"]))
+
+    audit = audit_biases(fn, narrow(width, 3) | {"one_bias": jnp.zeros(1)}, ROWS)
+    assert (audit["a/bias"].unique, audit["a/bias"].verdict) == (width - 1, "partly absorbable")
+    assert audit["one_bias"].absorbed_by == ("a/bias",)
 
 
 def test_stacked_linear_layers():
