@@ -16,6 +16,8 @@ from biasjax.probe import Draw, Model, Sample
 
 # Rows beyond the number of entries compared, so that round-off cannot hide a rank.
 _SPARE = 64
+# Draws at most of more than a few hundred entries: each takes seconds.
+_MOST_DRAWS = 16
 
 
 class Joint(NamedTuple):
@@ -88,7 +90,7 @@ def compare(
     for run in runs if compared else []:
         members = [order[i] for i in run]
         found = _at_each(compared, members, slices, everyone=exact)
-        while _few(sizes) and not _settled(found):
+        while exact and (_few(sizes) or len(found) < _MOST_DRAWS) and not _settled(found):
             rows = [rows_compared(sizes, limit)] * len(sizes)
             more = [draw(w, rows) for w in range(drawn, drawn + len(found))]
             drawn += len(more)

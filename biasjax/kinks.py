@@ -100,9 +100,9 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
 
 def _kink(eqn: Any, compared: dict) -> tuple | None:
     """What a kink compares, what it is when the first of these is the larger one, and when the second is."""
-    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
-        return None
     name, ins = eqn.primitive.name, eqn.invars
+    if name in ("max", "min", "select_n") and not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
+        return None
     if name == "max":
         return ins, *ins
     if name == "min":

@@ -15,7 +15,7 @@ from biasjax import check, compiling, draws, kinks, ranks, sensitivity, tree
 from biasjax.double import Program, program
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
-_SPARE = 32
+SPARE = 32
 # Beyond so many bias entries a model is large: rows cost more than compiling programs for some of the biases.
 LARGE = 2048
 # Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
@@ -339,7 +339,7 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             dead.append(np.eye(size))
             continue
         asked = [s.in_noise(b, place) for s in samples if s.counts[b]]
-        share = -(-2 * (size + _SPARE) // max(len(asked), 1))
+        share = -(-2 * (size + SPARE) // max(len(asked), 1))
         rows = [ranks.levelled(ranks.spread(own, share)) for own in asked]
         dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead

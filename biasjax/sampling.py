@@ -17,7 +17,7 @@ from biasjax.shifts import Shifted, Shifts
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
-# Inputs at each draw of the parameters of a small model: a unit that is on at all of them looks linear.
+# Inputs at each draw of the parameters of a small model: few may reach a branch, or a unit's other piece.
 _INPUTS = 16
 # A draw of the parameters that is never sampled: what is dead there, too, was not fitted to the samples.
 _FRESH = 2**20
@@ -115,7 +115,7 @@ def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
             unknowns[some] = max(sizes[some], default=0)
     else:
         unknowns[:] = max(sizes)
-    rows = unknowns + 32
+    rows = unknowns + probe.SPARE
     calls = -(-rows // model.width)
     least = draws if sum(sizes) <= probe.LARGE else max(draws // 2, 1)
     most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
