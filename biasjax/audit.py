@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, sampling, shifts
+from biasjax import check, deaths, probe, sampling, shifts, traced
 from biasjax.draws import Varies
 from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 from biasjax.joint import compare
@@ -132,7 +132,7 @@ def _audit(
     """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
     check.positive_int("draws", draws)
     check.positive_int("joint_limit", joint_limit)
-    models = [probe.model(fn, params, *args, is_bias=is_bias) for fn in fns]
+    models = [traced.model(fn, params, *args, is_bias=is_bias) for fn in fns]
     plan = probe.Draws(seed, randomize, vary_inputs)
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -146,7 +146,7 @@ def _audit(
         return [judge(models[0]), *(other.result() for other in others)]
 
 
-def _judge(model: probe.Model, plan: probe.Draws, draws: int, joint_limit: int) -> BiasAudit:
+def _judge(model: traced.Model, plan: probe.Draws, draws: int, joint_limit: int) -> BiasAudit:
     """Audit a traced function, without the joint analysis where its limit is 0."""
     shifter = shifts.prepare(model, plan)
     whole = [np.eye(place.stop - place.start) for place in model.biases.slices]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from biasjax import ranks
-from biasjax.probe import Draw, Model, Sample
+from biasjax.probe import Draw, Sample
+from biasjax.traced import Model
 
 # Rows beyond the number of entries compared, so that round-off cannot hide a rank.
 _SPARE = 64

@@ -6,13 +6,13 @@ The numbers behind `biasjax.audit`, which turns them into verdicts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from biasjax import check, compiling, draws, kinks, ranks, sensitivity, tree
-from biasjax.double import Program, program
+from biasjax import draws, ranks, sensitivity
+from biasjax.traced import Model
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
 SPARE = 32
@@ -25,28 +25,6 @@ ROWS, _MOST_ROWS = 8, 64
 _NOISES = 2
 # Neighbours it is measured at, of small models: where rounding has a few outcomes only, two may well agree.
 _NEIGHBOURS = 4
-
-
-class Model(NamedTuple):
-    """A traced function with its leaves on the host and its biases singled out.
-
-    ``outputs(flat biases, leaves)`` are all outputs, flat; ``pieces(flat biases, [*leaves, seed])`` the same
-    with derivatives that take kinks both ways (`biasjax.kinks`). ``width`` is their number.
-    """
-
-    program: Program
-    leaves: tuple
-    paths: tuple[str, ...]
-    parameters: int
-    biases: sensitivity.Biases
-    outputs: Callable
-    pieces: Callable
-    width: int
-
-    @property
-    def names(self) -> list[str]:
-        """Paths of the biases."""
-        return [self.paths[i] for i in self.biases.indices]
 
 
 class Draws(NamedTuple):
@@ -98,78 +76,6 @@ class Sample(NamedTuple):
 
 # Rows at a draw of the parameters, of which so many are wanted for each bias
 Draw = Callable[[int, Sequence[int]], Sample]
-
-
-def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
-    """Trace a function and check that it can be audited."""
-    what = "audit_biases"
-    flat, structure = jax.tree_util.tree_flatten_with_path(params)
-    others = jax.tree_util.tree_leaves_with_path(args)
-    paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
-    for path, (_, leaf) in zip(paths, [*flat, *others], strict=True):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
-            fix = "Close over what is not an array, or use biasjax.adapters."
-            check.fail(what, f"an array at {path!r}", type(leaf).__name__, fix, TypeError)
-        if isinstance(leaf, jax.Array) and leaf.is_deleted():
-            check.fail(what, f"an array at {path!r}", "a deleted (donated) one", "Pass a copy.")
-    _check_devices(what, paths, [leaf for _, leaf in [*flat, *others]])
-    params, args = jax.tree.map(jax.numpy.asarray, (params, args))
-    mask = _mask(what, is_bias, structure, paths, jax.tree.leaves(params))
-    lifted = program(fn, params, *args)
-    leaves = tuple(draws.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
-    biases = sensitivity.Biases(tuple(mask), tuple(leaves[i].shape for i in mask))
-    scales, width = _scales(what, lifted, leaves)
-    with jax.enable_x64(True):
-        both_ways = lifted._replace(jaxpr=kinks.both_ways(lifted.jaxpr))
-    outputs, pieces = (sensitivity.flat_outputs(one, biases, scales) for one in (lifted, both_ways))
-    return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
-
-
-def _check_devices(what, paths, leaves):
-    homes: dict = {}
-    for path, leaf in zip(paths, leaves, strict=True):
-        if isinstance(leaf, jax.Array) and leaf.committed:
-            homes.setdefault(frozenset(leaf.devices()), path)
-    if len(homes) > 1:
-        (first, one), (second, two) = list(homes.items())[:2]
-        fix = "Move them to one device: jax.device_put(x, jax.devices()[0])."
-        got = f"{one!r} on {sorted(map(str, first))} and {two!r} on {sorted(map(str, second))}"
-        check.fail(what, "all arrays on the same devices", got, fix)
-
-
-def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
-    if is_bias is None or callable(is_bias):
-        chosen = [(is_bias or tree.is_bias)(path, leaf) for path, leaf in zip(paths, leaves, strict=False)]
-    elif jax.tree.structure(is_bias) == structure:
-        chosen = jax.tree.leaves(is_bias)
-    else:
-        got = jax.tree.structure(is_bias)
-        check.fail(what, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
-    floating = [np.issubdtype(draws.to_host(leaf).dtype, np.floating) for leaf in leaves]
-    mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
-    if not mask:
-        some = ", ".join(paths[: min(4, len(leaves))])
-        got = f"only [{some}, ...]" if leaves else "no leaves at all"
-        fix = "Give is_bias, a predicate on (path, leaf) or a mask like the params."
-        check.fail(what, "at least one floating bias leaf in params", got, fix)
-    return mask
-
-
-def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
-    if not any(lifted.floating):
-        check.fail(what, "a floating output", "none", "Return logits, not classes.")
-    run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
-    with jax.enable_x64(True):
-        outs = [np.asarray(o) for o, keep in zip(run(*leaves), lifted.floating, strict=True) if keep]
-    for i, out in enumerate(outs):
-        if not np.isfinite(out).all():
-            bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
-            check.fail(what, "finite outputs at the given input", bad, "Start from finite ones.")
-    scales = [float(np.abs(out).max(initial=0.0)) or 1.0 for out in outs]
-    width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
-    if not width:
-        check.fail(what, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
-    return scales, width
 
 
 def weights_at(m: Model, d: Draws, draw: int) -> list:

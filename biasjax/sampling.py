@@ -12,8 +12,9 @@ import numpy as np
 
 from biasjax import probe, shifts
 from biasjax.joint import draws_compared, rows_compared
-from biasjax.probe import Draw, Model, Sample
+from biasjax.probe import Draw, Sample
 from biasjax.shifts import Shifted, Shifts
+from biasjax.traced import Model
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
@@ -98,7 +99,7 @@ def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
     Parameters
     ----------
     model
-        From `biasjax.probe.model`.
+        From `biasjax.traced.model`.
     draws, joint_limit
         Those of `biasjax.audit.audit_biases`; a limit of 0 for no joint analysis.
 

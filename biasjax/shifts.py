@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from biasjax import compiling, draws, probe, ranks
-from biasjax.probe import Draws, Model
+from biasjax.probe import Draws
+from biasjax.traced import Model
 
 # Sizes of shifts beside 1, in units of the bias (at least 1/2), and how far above round-off a change is one.
 # Large ones of both signs: one of them brings a dead ReLU to life.

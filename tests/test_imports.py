@@ -28,6 +28,7 @@ ROWS = (
     ("plot", "submit"),
     ("attention", "adapters", "compiling", "double", "draws", "ranks"),
     ("deaths", "kinks", "sensitivity"),
+    ("traced",),
     ("probe",),
     ("shifts", "joint"),
     ("findings", "sampling"),
