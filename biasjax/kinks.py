@@ -22,8 +22,10 @@ from jax.extend import core as jex
 
 from biasjax.double import bind
 
-# A kink this many standard deviations away from the values (a clip at 1e6, a floor at -1e30) is out of reach.
+# A kink this many standard deviations away from the values (a clip at 1e6) is out of reach.
 _REACH = 10.0
+# So large are no values but masks.
+_MASKED = 1e9
 # So many rows tell how much a feature varies; of fewer all features together do.
 _ROWS = 4
 
@@ -119,12 +121,13 @@ def _kink(eqn: Any, compared: dict) -> tuple | None:
 def _first(a: Any, b: Any, seed: jax.Array) -> jax.Array:
     """Whether the first operand is to count as the larger one."""
     step = jax.lax.stop_gradient(a - b)
-    finite = jnp.isfinite(step)
+    # Also false of NaN
+    numbers = (jnp.abs(a) < _MASKED) & (jnp.abs(b) < _MASKED)
     # How much a unit varies over inputs and places, where there are some; features are last
     features = step.shape[-1] if step.ndim else 1
     rows = tuple(range(step.ndim - 1)) if step.size >= _ROWS * features else None
-    spread = jnp.std(step, rows, where=finite, keepdims=True)
-    near = finite & (jnp.abs(step) <= _REACH * spread)
+    spread = jnp.std(step, rows, where=numbers, keepdims=True)
+    near = numbers & (jnp.abs(step) <= _REACH * spread)
     coin = _mixed(jax.lax.iota(np.uint32, step.size), seed) >> 31 == 1
     return jnp.where(near, coin.reshape(step.shape), step > 0)
 

@@ -361,6 +361,25 @@ def test_masked_attention():
     assert audit["query/bias"].verdict == "needed"
 
 
+@pytest.mark.parametrize("lowest", [-jnp.inf, float(jnp.finfo(jnp.float32).min), -1e30])
+def test_masked_scores_with_a_floor(lowest):
+    params = attention.attention_init(jax.random.key(0), C, 1)
+    mask = jnp.tril(jnp.ones((5, 5), bool))
+
+    def fn(params, x):
+        query, key, value = (linear.dense(getattr(params, name), x) for name in ("query", "key", "value"))
+        scores = jnp.where(mask, jnp.einsum("bqc,bkc->bqk", query, key), lowest)
+        scores = jnp.maximum(scores, lowest)
+        return linear.dense(params.out, jax.nn.softmax(scores) @ value)
+
+    audit = audit_biases(fn, params, TOKENS)
+    assert [audit[f"{name}/bias"].verdict for name in ("key", "query", "value")] == [
+        "cancelled",
+        "needed",
+        "absorbable",
+    ]
+
+
 def test_max_pooling_and_padding():
     params = {
         "a": linear.conv_init(jax.random.key(0), 3, C, (3, 3)),
