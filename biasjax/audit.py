@@ -99,6 +99,9 @@ def audit_biases(
     batch: of tokens that are all equal none is varied. What saturates a softmax or tanh to round-off (pixels
     from 0 to 255 before a first layer, a temperature of .02) leaves no derivative to measure. Where rounding
     or a sign leaves none, directions are judged by finite shifts one by one, which can find too few dead.
+    Derivatives do not see hard choices either: a bias that also decides which expert is taken (argmax) comes
+    out absorbable where others can do what it does within the expert. What leads out of the function's domain
+    when it is drawn (a probability, a graph's edges) is moved by a tenth of itself only.
     That all pieces count has a price: relu(x) - relu(-x) is not seen to be x, nor clip(x, -9, 9) to be x as
     long as inputs are small, so that a bias before these comes out needed where another could replace it.
 
@@ -149,6 +152,7 @@ def _audit(
 def _judge(model: traced.Model, plan: probe.Draws, draws: int, joint_limit: int) -> BiasAudit:
     """Audit a traced function, without the joint analysis where its limit is 0."""
     shifter = shifts.prepare(model, plan)
+    plan = shifter.draws
     whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
     evidence = shifts.each(shifter, whole, 0)
     rows = sampling.rows_wanted(model, draws, joint_limit)

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+# So large are no values but masks.
+_MASKED = 1e8
 # A few dozen units in the last place
 NUDGE = 1e-14
 
@@ -63,6 +65,8 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     noise = np.asarray(rng.random(leaf.shape))
     noise -= 0.5
     noise *= np.sqrt(12)
+    if leaf.dtype == np.complex128:
+        noise = (noise + 1j * np.sqrt(12) * (rng.random(leaf.shape) - 0.5)) / np.sqrt(2)
     if size == 0:
         noise /= np.sqrt(np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4.0)
         drawn = noise
@@ -88,10 +92,11 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     -------
     array
         Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`,
-        but constants become N(constant, 1), arrays of zeros and ones stay as the masks that they are, and
-        every other draw is farther off: noise of one to ten times the size or, if non-negative, a permutation
-        within the range with a share of the entries at the least.
-        Integers of more than two values are drawn from their range; other integers and booleans stay.
+        but constants become N(constant, 1), arrays of two values and entries beyond 1e8 stay as the masks
+        that they are, and every other draw is farther off: noise of one to ten times the size or, if
+        non-negative, a permutation within the range with a share of the entries at the least. Integers of
+        more than two values are drawn from their range; other integers, negative ones among others (which
+        mark what is to be ignored) and booleans stay.
 
     Examples
     --------
@@ -107,16 +112,28 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     if leaf.dtype == bool or not leaf.size or not np.isfinite(leaf).all():
         return leaf
     low, high = (leaf.min(), leaf.max()) if leaf.dtype.kind in "iuf" else (0, 1)
+    few = ((leaf == low) | (leaf == high)).all()
+    if few and (leaf.dtype.kind in "iu" or (low < high and leaf.size > 2)):
+        return leaf
     if leaf.dtype.kind in "iu":
-        few = ((leaf == low) | (leaf == high)).all()
-        return leaf if few else rng.integers(low, high, leaf.shape, leaf.dtype, endpoint=True)
+        ignored = (leaf < 0) & (high >= 0)
+        drawn = rng.integers(leaf[~ignored].min(), high, leaf.shape, leaf.dtype, endpoint=True)
+        return np.where(ignored, leaf, drawn)
     if leaf.dtype == np.float64 and low == high:
         return low + rng.standard_normal(leaf.shape)
     if leaf.dtype == np.float64 and ((leaf == 0) | (leaf == 1)).all():
         return leaf
+    masked = np.abs(leaf) > _MASKED
+    if masked.any():
+        return np.where(masked, leaf, argument(rng, np.where(masked, 0, leaf)))
     if leaf.dtype == np.float64 and leaf.size > 1 and rng.random() < 0.5:
         return _far(rng, leaf, low, high)
     return parameter(rng, leaf)
+
+
+def close(rng: np.random.Generator, leaf: Any) -> Any:
+    """Move every float by up to a tenth of itself; other leaves stay."""
+    return nudge(rng, leaf, 0.1 / np.sqrt(3))
 
 
 def _far(rng: np.random.Generator, leaf: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -76,6 +76,7 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
     compared: dict = {}
     first: dict = {}
+    smooth = _smooth(jaxpr)
 
     def read(atom):
         return atom.val if isinstance(atom, jex.Literal) else env[atom]
@@ -90,14 +91,25 @@ def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
         if kink:
             # What is decided by the same operands (the halves of max and min) is decided alike
             operands, upper, lower = kink
-            known = tuple(float(v.val) if isinstance(v, jex.Literal) else v for v in operands)
-            if known not in first:
+            pair = _names(operands)
+            if pair not in first:
                 a, b = map(read, operands)
-                first[known] = _first(a, b, own)
+                first[pair] = _first(a, b, own)
             sides = [jnp.broadcast_to(read(v), outs[0].shape) for v in (upper, lower)]
-            outs = [_switch(outs[0], first[known], *sides)]
+            outs = outs if pair in smooth else [_switch(outs[0], first[pair], *sides)]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _names(operands: Sequence) -> tuple:
+    return tuple(float(v.val) if isinstance(v, jex.Literal) else v for v in operands)
+
+
+def _smooth(jaxpr: jex.Jaxpr) -> set[tuple]:
+    """Pairs whose maximum is part of logaddexp, max(a, b) + log(1 + exp(-|a - b|)), which has no kink."""
+    steps = {eqn.outvars[0]: _names(eqn.invars) for eqn in jaxpr.eqns if eqn.primitive.name == "sub"}
+    sizes = [eqn.invars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "abs"]
+    return {steps[v] for v in sizes if not isinstance(v, jex.Literal) and v in steps}
 
 
 def _kink(eqn: Any, compared: dict) -> tuple | None:

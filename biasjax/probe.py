@@ -21,6 +21,8 @@ LARGE = 2048
 # Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
 # input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
 ROWS, _MOST_ROWS = 8, 64
+# Draws that tell whether a function is defined around the given point.
+_TRIALS = 3
 # Of large models round-off is measured at one input of so many draws; the worst stands for all others.
 _NOISES = 2
 # Neighbours it is measured at, of small models: where rounding has a few outcomes only, two may well agree.
@@ -28,11 +30,15 @@ _NEIGHBOURS = 4
 
 
 class Draws(NamedTuple):
-    """What is drawn: ``randomize`` parameters, ``vary_inputs`` arguments, from ``seed``."""
+    """What is drawn: parameters that ``randomize`` chooses, arguments that ``vary_inputs`` does.
+
+    Leaves in ``close`` are drawn close to the given ones.
+    """
 
     seed: int
     randomize: draws.Varies
     vary_inputs: draws.Varies
+    close: frozenset[int] = frozenset()
 
 
 class Sample(NamedTuple):
@@ -90,7 +96,7 @@ def weights_at(m: Model, d: Draws, draw: int) -> list:
         # Biases as given once: large ones leave units on whatever the input, which then look linear
         given = draw == 0 and i in m.biases.indices
         if not given and draws.varies(d.randomize, m.paths[i], leaf):
-            leaves[i] = draws.parameter(rng, leaf)
+            leaves[i] = draws.close(rng, leaf) if i in d.close else draws.parameter(rng, leaf)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
         leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
@@ -104,13 +110,39 @@ def inputs_at(m: Model, d: Draws, draw: int, index: int) -> list:
     for i, leaf in enumerate(leaves):
         path = m.paths[m.parameters + i].removeprefix("args/")
         if (draw or index) and draws.varies(d.vary_inputs, path, leaf):
-            leaves[i] = draws.argument(rng, leaf)
+            close = m.parameters + i in d.close
+            leaves[i] = draws.close(rng, leaf) if close else draws.argument(rng, leaf)
     return leaves
 
 
 def point(m: Model, d: Draws, draw: int, index: int) -> list:
     """Leaves at one draw of parameters and one of inputs."""
     return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
+
+
+def within_domain(m: Model, d: Draws, finite: Callable[[Sequence], bool]) -> Draws:
+    """Draw close by what leads out of the function's domain otherwise (a probability, a graph's edges).
+
+    Parameters
+    ----------
+    m, d
+        Model, and what is drawn.
+    finite
+        Whether the outputs at some leaves are finite.
+
+    Returns
+    -------
+    Draws
+    """
+    points = [point(m, d, draw, 1) for draw in range(1, _TRIALS + 1)]
+    if sum(map(finite, points)) > _TRIALS / 2:
+        return d
+
+    def alone(i: int) -> list[list]:
+        return [[*m.leaves[:i], drawn[i], *m.leaves[i + 1 :]] for drawn in points]
+
+    leads_out = [i for i in range(len(m.leaves)) if sum(map(finite, alone(i))) <= _TRIALS / 2]
+    return d._replace(close=frozenset(leads_out))
 
 
 def size_of(bias: np.ndarray) -> float:
@@ -126,7 +158,7 @@ def sampler(m: Model, d: Draws) -> Draw:
     """
     large = m.biases.slices[-1].stop > LARGE
     size = min(m.width, _MOST_ROWS if large else ROWS)
-    rows, start = _rows_in_first_mode(m, d, size)
+    rows, start, floor = _rows_in_first_mode(m, d, size)
     one, *others = (_inputs(m, d, i) for i in range(1, 5))
     fixed = all(np.array_equal(a, b) for other in others for a, b in zip(one, other, strict=True))
     known: dict[tuple[int, int], np.ndarray] = {}
@@ -148,7 +180,7 @@ def sampler(m: Model, d: Draws) -> Draw:
             if len(kept[i]) == len(calls) and (len(known) < _NOISES or not large):
                 leaves = [*drawn, *inputs_at(m, d, weights, i)]
                 near = 1 if large else _NEIGHBOURS
-                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i], near)
+                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i], near, floor)
         worst = _worst(known, len(calls))
         noises = np.array([known.get((weights, i), worst) for i in finite]).reshape(-1, len(calls))
         counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
@@ -178,8 +210,8 @@ def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) ->
     return rms(block[:, entries]) / share if share > 0 else rms(first)
 
 
-def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.ndarray]:
-    """``rows(flat, leaves, call, kept, relative)`` in the first mode that works; those of the first call."""
+def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.ndarray, float]:
+    """``rows(flat, leaves, call, kept, relative)`` in the first mode that works, its first and resolution."""
     leaves = point(m, d, 0, 0)
     flat = m.biases.gather(leaves)
 
@@ -201,16 +233,16 @@ def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.nda
         except Exception:
             continue
         if np.isfinite(found).all():
-            return rows, found
+            return rows, found, sensitivity.resolution(mode)
     rows = of("difference")
-    return rows, rows(flat, leaves, (0, 0))
+    return rows, rows(flat, leaves, (0, 0)), sensitivity.resolution("difference")
 
 
-def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves: Sequence, found, near: int):
+def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves, found, near: int, floor: float):
     """Noise of each bias in one call, whose rows are ``found``: the most of several neighbours."""
     rng = np.random.default_rng(1)
-    # Outputs have size one, so that no float64 function resolves a derivative below eps
-    noises = np.full(len(m.biases.slices), np.finfo(float).eps)
+    # Outputs have size one
+    noises = np.full(len(m.biases.slices), floor)
     for _ in range(near):
         nudged = [draws.nudge(rng, leaf) for leaf in leaves]
         moved = rows(m.biases.gather(nudged), nudged, call, (), draws.NUDGE) - found

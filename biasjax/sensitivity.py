@@ -23,6 +23,12 @@ _BATCH = 32
 _STEP = 1e-5
 
 
+def resolution(mode: str) -> float:
+    """Size of derivatives that float64 does not tell from zero, of a function of size one."""
+    eps = float(np.finfo(float).eps)
+    return eps / _STEP if mode == "difference" else eps
+
+
 class Biases(NamedTuple):
     """Where the biases are among a program's inputs and in the flat vector of all of them."""
 
@@ -53,8 +59,8 @@ class Biases(NamedTuple):
         return leaves
 
 
-def flat_outputs(program: Program, biases: Biases, scales: Sequence[float]) -> Callable:
-    """``f(biases, leaves) -> flat outputs``, each floating output divided by its scale.
+def flat_outputs(program: Program, biases: Biases, scales: Sequence[np.ndarray]) -> Callable:
+    """``f(biases, leaves) -> flat outputs``, each floating output divided by its scale (an array like it).
 
     Biases are one flat vector or a list of them, each flat.
     """
@@ -63,7 +69,7 @@ def flat_outputs(program: Program, biases: Biases, scales: Sequence[float]) -> C
         put = biases.put if isinstance(flat, list) else biases.scatter
         outs = program(*put(leaves, flat))
         kept = [out for out, keep in zip(outs, program.floating, strict=True) if keep]
-        parts = [jnp.ravel(out) / scale for out, scale in zip(kept, scales, strict=True)]
+        parts = [jnp.ravel(out / scale) for out, scale in zip(kept, scales, strict=True)]
         parts = [jnp.concatenate([p.real, p.imag]) if jnp.iscomplexobj(p) else p for p in parts]
         return jnp.concatenate(parts)
 

@@ -21,6 +21,8 @@ from biasjax.traced import Model
 # Large ones of both signs: one of them brings a dead ReLU to life.
 _SIZES = (1e-2, 1e2, -1e2)
 _ALIVE = 50.0
+# Of few outputs a shift at one point says little: finite shifts take so many points at most.
+_MOST_POINTS = 64
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
 _PLAIN = 1e-3
 # Shifts evaluated at once: the sizes of one, and as many of different biases.
@@ -85,12 +87,17 @@ class Shifts(NamedTuple):
 
 
 def prepare(m: Model, d: Draws) -> Shifts:
-    """Return what the functions below take."""
+    """Return what the functions below take; draw close by what leads out of the function's domain."""
 
     def run(flat, leaves, shifts):
         return jax.vmap(lambda shift: m.outputs(flat + shift, leaves))(shifts)
 
+    def finite(leaves):
+        still = np.zeros((_BATCH, m.biases.slices[-1].stop))
+        return np.isfinite(run(m.biases.gather(leaves), leaves, still)).all()
+
     run = compiling.quick_jit(run)
+    d = probe.within_domain(m, d, finite)
     return Shifts(m, d, run, functools.lru_cache(2)(lambda weights: _pair(m, d, run, weights)))
 
 
@@ -141,7 +148,9 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
     by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
     """
     place, rows = given.model.biases.slices[b], []
-    for weights, size in ((0, 1.0), (0, -30.0), (1, 30.0), (2, -30.0)):
+    # As many points as it takes for a row to each direction, and one of the own size
+    points = 3 + min(-(-basis.shape[1] // given.model.width), _MOST_POINTS)
+    for weights, size in [(0, 1.0), *((w, 30.0 * (-1) ** (w + 1)) for w in range(points))]:
         pair = given.pair(weights)
         length = size * probe.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
         shifts = [_Shift(place, length * direction) for direction in basis.T]

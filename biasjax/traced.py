@@ -89,18 +89,43 @@ def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
     return mask
 
 
-def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[float], int]:
+def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[np.ndarray], int]:
+    """Size of the entries of every output, and their number."""
     if not any(lifted.floating):
         check.fail(what, "a floating output", "none", "Return logits, not classes.")
+    for eqn in lifted.jaxpr.eqns:
+        if eqn.primitive.name == "pure_callback" and eqn.params["vmap_method"] is None:
+            check.fail(what, "a vmap_method in pure_callback", None, "Give one, say 'sequential'.")
     run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
+    rng = np.random.default_rng(0)
+    drawn = [draws.argument(rng, leaf) for leaf in leaves]
     with jax.enable_x64(True):
-        outs = [np.asarray(o) for o, keep in zip(run(*leaves), lifted.floating, strict=True) if keep]
+        try:
+            both = [run(*leaves), run(*drawn)]
+        except jax.errors.JaxRuntimeError as error:
+            said = str(error).splitlines()[-1]
+            fix = "A host callback must return the dtype that it is called with."
+            check.fail(what, "a function that runs in float64", said, fix)
+    outs, others = (
+        [np.asarray(o) for o, keep in zip(found, lifted.floating, strict=True) if keep] for found in both
+    )
     for i, out in enumerate(outs):
         if not np.isfinite(out).all():
             bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
             check.fail(what, "finite outputs at the given input", bad, "Start from finite ones.")
-    scales = [float(np.abs(out).max(initial=0.0)) or 1.0 for out in outs]
+    scales = [_size(out, other) for out, other in zip(outs, others, strict=True)]
     width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
     if not width:
         check.fail(what, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
     return scales, width
+
+
+def _size(out: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Size of an output's entries: the largest of those that vary, or their own where constants are larger.
+
+    A masked logit of -1e30 would make all others, divided by it, vanish.
+    """
+    varying = out != other
+    known = np.abs(out[varying] if varying.any() else out)
+    size = known.max(initial=0.0) or 1.0
+    return np.where(varying, size, np.maximum(np.abs(out), size))

@@ -463,6 +463,88 @@ def test_a_relu_layer_before_many_outputs_is_needed(positive):
         assert [audit[name].unique for name in ("bias", "c_bias")] == [4, 128]
 
 
+def test_masked_logits_hide_no_others():
+    def fn(params, x):
+        return jnp.where(jnp.arange(C) < 6, x @ params["w"] + params["bias"], -1e30)
+
+    audit = audit_biases(fn, {"w": jnp.ones((6, C)), "bias": jnp.zeros(C)}, ROWS)
+    assert (audit["bias"].rank, audit["bias"].basis.name) == (6, "entries")
+
+
+def test_many_entries_without_derivatives_before_a_scalar_loss():
+    def fn(params, x, y):
+        return jnp.mean((jnp.sign(x @ params["w"] + params["bias"]) @ params["v"] - y) ** 2)
+
+    keys = keyed(3)
+    params = {"w": jax.random.normal(next(keys), (6, 10)), "bias": jnp.zeros(10)}
+    params["v"] = jax.random.normal(next(keys), (10, 2))
+    assert audit_biases(fn, params, ROWS, ROWS[:, :2])["bias"].rank == 10
+
+
+def test_arguments_stay_within_the_domain():
+    def fn(params, x, t):
+        x = jnp.sqrt(t)[:, None] * x + jnp.sqrt(1 - t)[:, None]
+        return linear.dense(params["b"], jnp.tanh(linear.dense(params["a"], x)))
+
+    audit = audit_biases(fn, two_layers(), ROWS, jnp.full(len(ROWS), 0.5))
+    assert [audit[path].verdict for path in ("a/bias", "b/bias")] == ["needed", "needed"]
+
+
+def test_a_graph_keeps_its_edges():
+    nodes = jnp.arange(12)
+    senders, receivers = jnp.concatenate([nodes, (5 * nodes) % 12]), jnp.concatenate([nodes, nodes[::-1]])
+
+    def fn(params, x, senders, receivers):
+        def mean(h):
+            total = jax.ops.segment_sum(h[senders], receivers, 12)
+            return total / jax.ops.segment_sum(jnp.ones(24), receivers, 12)[:, None]
+
+        return linear.dense(params["b"], mean(jnp.tanh(linear.dense(params["a"], mean(x)))))
+
+    x = jax.random.normal(jax.random.key(0), (12, 6))
+    audit = audit_biases(fn, two_layers(), x, senders, receivers)
+    assert [audit[path].verdict for path in ("a/bias", "b/bias")] == ["needed", "needed"]
+
+
+def test_an_additive_mask_stays():
+    mask = jnp.where(jnp.tril(jnp.ones((5, 5))) > 0, 0.0, -1e9)
+
+    def fn(params, x, mask):
+        query, key = (linear.dense(getattr(params, name), x) for name in ("query", "key"))
+        return jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key) + mask) @ x
+
+    audit = audit_biases(fn, attention.attention_init(jax.random.key(0), C, 1), TOKENS, mask)
+    assert [audit[f"{name}/bias"].rank for name in ("query", "key")] == [C, 0]
+
+
+def test_ignored_labels_stay(standard_promotion):
+    def fn(params, x, y):
+        chosen = jnp.take_along_axis(x @ params["w"] + params["bias"], jnp.where(y < 0, 0, y)[:, None], 1)[
+            :, 0
+        ]
+        ce = jax.nn.logsumexp(x @ params["w"] + params["bias"], -1) - chosen
+        return jnp.where(y < 0, 0, ce).sum() / (y >= 0).sum()
+
+    params = {"w": jax.random.normal(jax.random.key(0), (6, C)), "bias": jnp.zeros(C)}
+    audit = audit_biases(fn, params, ROWS, jnp.array([-100, 3, 7, -100, 0]))
+    assert (audit["bias"].rank, audit["bias"].basis.name) == (C - 1, "uniform")
+
+
+def test_softplus_has_no_kink():
+    def fn(params, x):
+        logits = linear.dense(params["a"], jnp.tanh(x))
+        return linear.dense(params["b"], jax.nn.log_sigmoid(logits) - jax.nn.log_sigmoid(-logits))
+
+    audit = audit_biases(fn, two_layers(), ROWS)
+    assert [audit[path].verdict for path in ("a/bias", "b/bias")] == ["absorbable", "absorbable"]
+
+
+def test_complex_parameters(standard_promotion):
+    params = {"eigenvalues": jnp.zeros(6, jnp.complex64), "bias": jnp.zeros(6)}
+    audit = audit_biases(lambda p, x: jnp.abs(x * p["eigenvalues"]) + p["bias"], params, ROWS)
+    assert audit["bias"].verdict == "needed"
+
+
 def test_inputs_outside_the_domain_tell_nothing():
     x = jax.random.uniform(jax.random.key(0), (1, 30), minval=0.02, maxval=0.98)
     w, v = jax.random.normal(jax.random.key(1), (30, 4)) / 5, jax.random.normal(jax.random.key(2), (4, 3))
@@ -870,6 +952,19 @@ def test_bad_input():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="the same program whenever it is traced"):
         audit_biases(lambda p, x: centred(p, x) + rng.standard_normal(2), CENTRED, ROWS)
+
+
+def test_host_callbacks():
+    def fn(params, x, dtype=None, method="sequential"):
+        y = centred(params, x)
+        like = jax.ShapeDtypeStruct(y.shape, dtype or y.dtype)
+        return jax.pure_callback(np.tanh, like, y, vmap_method=method)
+
+    assert audit_biases(fn, CENTRED, ROWS)["bias"].verdict == "cancelled"
+    with pytest.raises(ValueError, match=r"Expected: float32.*host callback must return the dtype"):
+        audit_biases(lambda p, x: fn(p, x, dtype=np.float32), CENTRED, ROWS)
+    with pytest.raises(ValueError, match="expected a vmap_method"):
+        audit_biases(lambda p, x: fn(p, x, method=None), CENTRED, ROWS)
 
 
 def test_a_function_that_keeps_tracers():
