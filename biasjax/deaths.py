@@ -178,8 +178,12 @@ def _measure(pairs: Sequence[tuple]) -> _Measured:
         a, b = (jnp.stack([pair[side] for pair in held]).reshape(len(members), -1) for side in (0, 1))
         # Of the entries that differ: a mask's 1e38 is not the size of the scores beside it
         differ = a != b
-        steps.append(jnp.where(differ, jnp.abs(a - b), 0.0).max(1))
-        sizes.append(jnp.where(differ & jnp.isfinite(a), jnp.abs(a), 0.0).max(1))
+        step = jnp.where(differ, jnp.abs(a - b), 0.0)
+        size = jnp.where(differ & jnp.isfinite(a), jnp.abs(a), 0.0)
+        # Both in one pass over what does not fit a cache
+        largest = jax.lax.reduce((step, size), (0.0, 0.0), lambda x, y: tuple(map(jnp.maximum, x, y)), (1,))
+        steps.append(largest[0])
+        sizes.append(largest[1])
     order = np.argsort(np.array([*still, *(i for members in groups.values() for i in members)], int))
     return _Measured(jnp.concatenate(steps)[order], jnp.concatenate(sizes)[order])
 
