@@ -92,10 +92,10 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     -------
     array
         Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`,
-        but constants become N(constant, 1), arrays of two values and entries beyond 1e8 stay as the masks
-        that they are, and every other draw is farther off: noise of one to ten times the size or, if
-        non-negative, a permutation within the range with a share of the entries at the least. Integers of
-        more than two values are drawn from their range; other integers, negative ones among others (which
+        but constants become N(constant, 1), arrays of zeros and one other value and entries beyond 1e8 stay
+        as the masks that they are, and every other draw is farther off: noise of one to ten times the size
+        or, if non-negative, a permutation within the range with a share of the entries at the least. Integers
+        of more than two values are drawn from their range; other integers, negative ones among others (which
         mark what is to be ignored) and booleans stay.
 
     Examples
@@ -111,24 +111,29 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
         return rng.integers(0, 2**32, leaf.shape, np.uint32)
     if leaf.dtype == bool or not leaf.size or not np.isfinite(leaf).all():
         return leaf
-    low, high = (leaf.min(), leaf.max()) if leaf.dtype.kind in "iuf" else (0, 1)
-    few = ((leaf == low) | (leaf == high)).all()
-    if few and (leaf.dtype.kind in "iu" or (low < high and leaf.size > 2)):
-        return leaf
+    if leaf.dtype.kind == "c":
+        return parameter(rng, leaf)
+    low, high = leaf.min(), leaf.max()
+    two = ((leaf == low) | (leaf == high)).all()
     if leaf.dtype.kind in "iu":
-        ignored = (leaf < 0) & (high >= 0)
-        drawn = rng.integers(leaf[~ignored].min(), high, leaf.shape, leaf.dtype, endpoint=True)
-        return np.where(ignored, leaf, drawn)
-    if leaf.dtype == np.float64 and low == high:
+        return leaf if two else _integers(rng, leaf, high)
+    if low == high:
         return low + rng.standard_normal(leaf.shape)
-    if leaf.dtype == np.float64 and ((leaf == 0) | (leaf == 1)).all():
-        return leaf
     masked = np.abs(leaf) > _MASKED
+    if (two and 0 in (low, high) and (leaf.size > 2 or high == 1)) or masked.all():
+        return leaf
     if masked.any():
-        return np.where(masked, leaf, argument(rng, np.where(masked, 0, leaf)))
-    if leaf.dtype == np.float64 and leaf.size > 1 and rng.random() < 0.5:
+        return np.where(masked, leaf, argument(rng, np.where(masked, 0.0, leaf)))
+    if leaf.size > 1 and rng.random() < 0.5:
         return _far(rng, leaf, low, high)
     return parameter(rng, leaf)
+
+
+def _integers(rng: np.random.Generator, leaf: np.ndarray, high: int) -> np.ndarray:
+    """Draw integers from their range, but for negative ones among others."""
+    ignored = (leaf < 0) & (high >= 0)
+    drawn = rng.integers(leaf[~ignored].min(), high, leaf.shape, leaf.dtype, endpoint=True)
+    return np.where(ignored, leaf, drawn)
 
 
 def close(rng: np.random.Generator, leaf: Any) -> Any:
