@@ -145,7 +145,9 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
     """Directions of a basis (size, k) of a bias that no finite shift brings to life.
 
     For programs whose derivative says nothing (rounding, units dead at every draw). Directions are judged
-    by the changes that the basis vectors cause, which for a nonlinear function can only find too few dead.
+    by the changes that the basis vectors cause, which for a nonlinear function can find too few dead; and too
+    many where a basis has more than 64 times as many directions as there are outputs. Where no shift leaves
+    the outputs finite, none is dead.
     """
     place, rows = given.model.biases.slices[b], []
     # As many points as it takes for a row to each direction, and one of the own size
@@ -158,7 +160,7 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
             let_through = slope * abs(length)
             rows.append(exact.T / max(probe.rms(exact - nudged) + _EPS, let_through))
-    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis
+    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis[:, :0]
 
 
 def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int, np.ndarray]:
