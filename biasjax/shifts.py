@@ -208,15 +208,20 @@ def _against_noise(
     found = [Shifted(*one) for one in zip(first, np.maximum(rounding, let_through).tolist(), strict=True)]
     for i, one in enumerate(found):
         if not (one.alive and _PLAIN < one.change < np.inf):
-            found[i] = _clearest(run, pair, shifts[i], let_through[i])
+            found[i] = _clearest(run, pair, shifts[i], rounding, let_through[i])
     return found
 
 
-def _clearest(run: Callable, pair: _Pair, shift: _Shift, let_through: float) -> Shifted:
+def _clearest(run: Callable, pair: _Pair, shift: _Shift, rounding: float, let_through: float) -> Shifted:
     """The size of shift whose change stands out most, against round-off where it leads."""
     sizes = [_Shift(shift.place, size * shift.step) for size in _SIZES]
-    exact, nudged = (np.stack([*_changes(run, point, sizes)]) for point in pair)
-    change, off = np.abs(exact).max(1), np.abs(exact - nudged).max(1)
+    exact = np.stack([*_changes(run, pair.exact, sizes)])
+    change = np.abs(exact).max(1)
+    largest = Shifted(float(change.max()), float(max(rounding, let_through)))
+    if not largest.alive and change.max() < np.inf:
+        return largest
+    nudged = np.stack([*_changes(run, pair.nudged, sizes)])
+    off = np.abs(exact - nudged).max(1)
     noise = np.maximum(off + _EPS, let_through * np.abs(_SIZES))
     finite = np.isfinite(change) & np.isfinite(off)
     if not finite.any():
