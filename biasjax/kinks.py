@@ -13,7 +13,7 @@ are no kinks and stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,31 +74,37 @@ def _(primals, tangents):
 def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
     jaxpr = closed.jaxpr
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+    smooth = _smooth(jaxpr)
     compared: dict = {}
     first: dict = {}
-    smooth = _smooth(jaxpr)
 
     def read(atom):
         return atom.val if isinstance(atom, jex.Literal) else env[atom]
 
     for i, eqn in enumerate(jaxpr.eqns):
-        ins, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
-        own = _mixed(seed, i)
+        ins, name, own = [read(atom) for atom in eqn.invars], eqn.primitive.name, _mixed(seed, i)
         outs = _CONTROL[name](eqn, ins, own) if name in _CONTROL else bind(eqn, ins, eqn.params)
         if name in _COMPARISONS:
             compared[eqn.outvars[0]] = name, *eqn.invars
         kink = _kink(eqn, compared)
-        if kink:
+        if kink and _names(kink.operands) not in smooth:
             # What is decided by the same operands (the halves of max and min) is decided alike
-            operands, upper, lower = kink
-            pair = _names(operands)
+            pair = _names(kink.operands)
             if pair not in first:
-                a, b = map(read, operands)
+                a, b = map(read, kink.operands)
                 first[pair] = _first(a, b, own)
-            sides = [jnp.broadcast_to(read(v), outs[0].shape) for v in (upper, lower)]
-            outs = outs if pair in smooth else [_switch(outs[0], first[pair], *sides)]
+            sides = [jnp.broadcast_to(read(atom), outs[0].shape) for atom in (kink.upper, kink.lower)]
+            outs = [_switch(outs[0], first[pair], *sides)]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+class _Kink(NamedTuple):
+    """What is compared, what comes out where the first of these is the larger one, and where it is not."""
+
+    operands: Sequence
+    upper: Any
+    lower: Any
 
 
 def _names(operands: Sequence) -> tuple:
@@ -112,21 +118,20 @@ def _smooth(jaxpr: jex.Jaxpr) -> set[tuple]:
     return {steps[v] for v in sizes if not isinstance(v, jex.Literal) and v in steps}
 
 
-def _kink(eqn: Any, compared: dict) -> tuple | None:
-    """What a kink compares, what it is when the first of these is the larger one, and when the second is."""
+def _kink(eqn: Any, compared: dict) -> _Kink | None:
     name, ins = eqn.primitive.name, eqn.invars
-    if name in ("max", "min", "select_n") and not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
+    if name not in ("max", "min", "select_n") or not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
         return None
     if name == "max":
-        return ins, *ins
+        return _Kink(ins, *ins)
     if name == "min":
-        return ins, *reversed(ins)
-    if name == "select_n" and ins[0] in compared:
+        return _Kink(ins, *reversed(ins))
+    if ins[0] in compared:
         comparison, *operands = compared[ins[0]]
         number = any(isinstance(v, jex.Literal) for v in operands)
         if number and any(v in ins[1:] for v in operands if not isinstance(v, jex.Literal)):
             no, yes = ins[1:]
-            return operands, *((yes, no) if _COMPARISONS[comparison] else (no, yes))
+            return _Kink(operands, *((yes, no) if _COMPARISONS[comparison] else (no, yes)))
     return None
 
 
