@@ -60,7 +60,8 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
         return leaf
     finite = np.isfinite(leaf)
     known = leaf if finite.all() else leaf[finite]
-    size = np.linalg.norm(known) / np.sqrt(max(known.size, 1))
+    # Not by BLAS, whose threads would go on spinning after each of a thousand calls
+    size = np.sqrt(np.einsum("i,i", known.ravel(), known.ravel().conj()).real / max(known.size, 1))
     # In place: of millions of parameters every copy costs as much as the draw
     noise = np.asarray(rng.random(leaf.shape))
     noise -= 0.5
@@ -137,8 +138,11 @@ def _integers(rng: np.random.Generator, leaf: np.ndarray, high: int) -> np.ndarr
 
 
 def close(rng: np.random.Generator, leaf: Any) -> Any:
-    """Move every float by up to a tenth of itself; other leaves stay."""
-    return nudge(rng, leaf, 0.1 / np.sqrt(3))
+    """Move every float by up to a tenth of itself, within the range of the leaf; other leaves stay."""
+    moved = nudge(rng, leaf, 0.1 / np.sqrt(3))
+    if leaf.dtype != np.float64 or not leaf.size or leaf.min() == leaf.max():
+        return moved
+    return np.clip(moved, leaf.min(), leaf.max())
 
 
 def _far(rng: np.random.Generator, leaf: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -22,7 +22,7 @@ LARGE = 2048
 # input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
 ROWS, _MOST_ROWS = 8, 64
 # Draws that tell whether a function is defined around the given point.
-_TRIALS = 3
+_TRIALS = 2
 # Of large models round-off is measured at one input of so many draws; the worst stands for all others.
 _NOISES = 2
 # Neighbours it is measured at, of small models: where rounding has a few outcomes only, two may well agree.
@@ -135,14 +135,13 @@ def within_domain(m: Model, d: Draws, finite: Callable[[Sequence], bool]) -> Dra
     Draws
     """
     points = [point(m, d, draw, 1) for draw in range(1, _TRIALS + 1)]
-    if sum(map(finite, points)) > _TRIALS / 2:
+    if all(map(finite, points)):
         return d
 
     def alone(i: int) -> list[list]:
         return [[*m.leaves[:i], drawn[i], *m.leaves[i + 1 :]] for drawn in points]
 
-    leads_out = [i for i in range(len(m.leaves)) if sum(map(finite, alone(i))) <= _TRIALS / 2]
-    return d._replace(close=frozenset(leads_out))
+    return d._replace(close=frozenset(i for i in range(len(m.leaves)) if not all(map(finite, alone(i)))))
 
 
 def size_of(bias: np.ndarray) -> float:

@@ -76,4 +76,7 @@ def test_parameters_keep_their_kind():
     found = draws.parameter(rng, leaf)
     np.testing.assert_allclose(np.mean(found**2), np.mean(leaf**2), rtol=0.05)
     assert (draws.parameter(rng, np.abs(leaf)) > 0).all()
-    assert 0 < np.abs(draws.close(rng, leaf) / leaf - 1).max() <= 0.1
+    close = draws.close(rng, leaf)
+    assert 0 < np.abs(close / leaf - 1).max() <= 0.1
+    assert (close.min(), close.max()) == (leaf.min(), leaf.max())
+    assert draws.close(rng, np.full(3, 0.5)).std() > 0
