@@ -187,12 +187,14 @@ def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
     leaves = probe.point(model, plan, 0, 1)
     flat = model.biases.gather(leaves)
     rng = np.random.default_rng([plan.seed, 4])
-    shifted = np.tile(flat, (len(asked), 2, 1))
+    # In a large model something of every layer is on, and no shift dies at a ReLU by chance
+    sizes = (3.0, -0.5) if flat.size <= probe.LARGE else (3.0,)
+    shifted = np.tile(flat, (len(asked), len(sizes), 1))
     for row, b in zip(shifted, asked, strict=True):
         direction = dead[b] @ rng.standard_normal(dead[b].shape[1])
-        row[:, model.biases.slices[b]] += np.outer((3.0, -0.5), direction / np.sqrt(np.mean(direction**2)))
+        row[:, model.biases.slices[b]] += np.outer(sizes, direction / np.sqrt(np.mean(direction**2)))
     copies = [
-        shifted[..., place].reshape(len(asked), 2, *shape)
+        shifted[..., place].reshape(len(asked), len(sizes), *shape)
         for place, shape in zip(model.biases.slices, model.biases.shapes, strict=True)
     ]
     found = deaths.find(model.program.jaxpr, leaves, copies, model.biases.indices)

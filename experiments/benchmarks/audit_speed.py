@@ -1,9 +1,10 @@
 """Seconds and memory that an audit takes: a ResNet-18 in both modes, a 6-layer transformer.
 
 Bars: the transformer with joint analysis and the ResNet without it under 60 s on 2 idle cores, compiling
-included, and the ResNet under 4 GB. Printed: the transformer 22 s and .8 GiB; the ResNet 55 s and 2.3 GiB
-(45 s and 1.9 GiB with one image), more than half of it for the Jacobian's rows, a quarter for compiling;
-with joint analysis 232 s and 2.4 GiB. On a slower day the same runs took a third longer.
+included, and the ResNet under 4 GB. Printed: the transformer 23 s and .8 GiB; the ResNet 53 s and 2.9 GiB
+(47 s and 2.5 GiB with one image), its two modes side by side, half of the CPU time for the Jacobian's rows, a
+fifth for compiling; with joint analysis 230 s and 3.2 GiB. With OpenBLAS' default threads the ResNet took
+57 s.
 
 The ResNet is that of He et al. (arXiv 1512.03385) for 32x32 images (3x3 stem, no pooling before the blocks)
 in Flax linen: 11.2 million parameters, batch norm, a bias in every convolution, two images. The transformer
@@ -12,8 +13,7 @@ peak memory.
 
 With joint analysis both have more bias entries than are compared at once: 9,610 and 8,576 in windows of
 1,024 (see `audit_biases`). That takes a thousand rows of the Jacobian at each of two draws of the
-parameters. In evaluation it then calls the ResNet's last bias absorbable: at random weights some twenty of
-the last 512 units are on at every input that is drawn, and so linear.
+parameters.
 
 Command: `OPENBLAS_NUM_THREADS=1 python -m experiments.benchmarks.audit_speed` (all cases, or those named).
 """
