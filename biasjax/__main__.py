@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ class Audit:
     mode: Literal["train", "eval", "both"] = "both"
     """Of a Pure; a plain fn has none."""
     fail_on: tuple[str, ...] = ()
-    """Verdicts that fail: cancelled, "partly cancelled", unused, absorbable, "partly absorbable"."""
+    """Verdicts that fail: cancelled, "partly cancelled", unused, absorbable, "partly absorbable", needed."""
     json: str | None = None
     """Also write the findings to this file."""
     seed: int = 0
@@ -46,7 +47,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    command: Any = tyro.cli(Command, args=arguments, prog="biasjax")  # pyright: ignore
+    command: Any = tyro.cli(Command, args=arguments, prog="python -m biasjax")  # pyright: ignore
     if isinstance(command, Version):
         import biasjax
 
@@ -57,25 +58,39 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError) as error:
         print(f"biasjax audit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("biasjax audit: interrupted", file=sys.stderr)
+        return 130
 
 
 def audit(command: Audit) -> int:
     """Audit what the factory returns, print a table, and judge it."""
+    _check(command)
+    audits = _audits(command, *_made(command.factory))
+    for mode, found in audits.items():
+        print(f"{mode}\n{found.table()}\n" if mode else found.table())
+    if command.json:
+        _write(command.json, {mode or "audit": found.to_dict() for mode, found in audits.items()})
+    bad = [
+        f"{f.path} ({', '.join(filter(None, (f.verdict, mode)))})"
+        for mode, found in audits.items()
+        for f in found.having(*command.fail_on)
+    ]
+    if bad:
+        print(f"{len(bad)} found that fail: {', '.join(bad)}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _check(command: Audit) -> None:
+    """Refuse before the audit what would fail after it."""
     from biasjax.audit import VERDICTS
 
     for verdict in command.fail_on:
         check.choice("--fail-on", verdict, VERDICTS)
-    audits = _audits(command, *_load(command.factory)())
-    for mode, found in audits.items():
-        print(f"{mode}\n{found.table()}" if mode else found.table())
-    if command.json:
-        _write(command.json, {mode or "audit": found.to_dict() for mode, found in audits.items()})
-    bad = {f.path for found in audits.values() for f in found.findings if f.verdict in command.fail_on}
-    if bad:
-        print(
-            f"{len(bad)} biases are {' or '.join(command.fail_on)}: {', '.join(sorted(bad))}", file=sys.stderr
-        )
-    return 1 if bad else 0
+        if "absorbable" in verdict and not command.joint:
+            check.fail("--fail-on", "--joint", "--no-joint", f"Only a comparison finds what is {verdict}.")
+    if command.json and not pathlib.Path(command.json).resolve().parent.is_dir():
+        check.fail("--json", "a file in a folder that exists", command.json, "Make the folder.")
 
 
 def _audits(command: Audit, model: Any, *rest: Any) -> dict:
@@ -92,15 +107,42 @@ def _audits(command: Audit, model: Any, *rest: Any) -> dict:
     return {command.mode: audit_biases(fn, model.params, *rest, keys, **options)}
 
 
+def _made(name: str) -> tuple:
+    """Call the factory: a tuple of a function or `Pure` and its arguments."""
+    from biasjax.adapters import Pure
+
+    factory = _load(name)
+    try:
+        made = factory()
+    except Exception as error:
+        traceback.print_exc()
+        got = f"{type(error).__name__}: {error}"
+        check.fail("factory", f"{name} to run without arguments", got, "Its traceback stands above.")
+    if isinstance(made, Pure) or not isinstance(made, tuple) or not made:
+        got = "a Pure alone" if isinstance(made, Pure) else type(made).__name__
+        check.fail(
+            "factory", f"{name} to return (fn, params, *args) or (pure, *args)", got, "Return a tuple."
+        )
+    return made
+
+
 def _load(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    if not attribute:
+    if not module or not attribute:
         check.fail("factory", "package.module:function", name, "Put a colon before the function's name.")
     sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        check.fail("factory", f"{attribute!r} in module {module!r}", error, "Check the name and the path.")
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        missing = getattr(error, "name", None)
+        unknown = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}.")
+        if not unknown:
+            traceback.print_exc()
+        fix = "Check the name and the path." if unknown else "Its traceback stands above."
+        check.fail("factory", f"a module {module!r} to import", f"{type(error).__name__}: {error}", fix)
+    known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
+    check.choice("factory", attribute, known)
+    return getattr(loaded, attribute)
 
 
 def _write(path: str, found: dict) -> None:

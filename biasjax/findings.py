@@ -16,6 +16,12 @@ from biasjax.shifts import Shifted
 VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
 
 
+_LEGEND = (
+    "rank: directions that change an output; unique: those that no other bias can stand in for. "
+    "Of biases that absorb each other one must stay."
+)
+
+
 class Basis(NamedTuple):
     """Directions of a bias that do nothing.
 
@@ -99,7 +105,7 @@ class BiasAudit(NamedTuple):
         for f in self.findings:
             unique = "-" if f.unique is None else str(f.unique)
             cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, _why(f)))
-        return _columns(cells, right=(1, 2, 3)) + "\n" + self.summary()
+        return "\n".join([_columns(cells, right=(1, 2, 3)), self.summary(), _LEGEND])
 
     def to_dict(self) -> dict:
         """Findings as plain Python values, fit for JSON."""
@@ -130,17 +136,25 @@ class BiasAudit(NamedTuple):
         AssertionError
             If a bias is found to be so.
         ValueError
-            If a verdict is unknown.
+            If a verdict is unknown, or was not asked for (absorbable, without ``joint``).
         """
         wanted = verdicts or ("cancelled", "unused")
-        for verdict in wanted:
-            check.choice("verdict", verdict, VERDICTS)
-        found = [f.path for f in self.findings if f.verdict in wanted]
+        found = self.having(*wanted)
         if found:
             raise AssertionError(
-                f"expected no {' or '.join(wanted)} bias, got {len(found)}: {', '.join(found)}. "
-                f"Remove them (use_bias=False).\n{self.table()}"
+                f"expected no {' or '.join(wanted)} bias, got {len(found)}: "
+                f"{', '.join(f.path for f in found)}. {_remedy(found)}\n{self.table()}"
             )
+
+    def having(self, *verdicts: str) -> tuple[Finding, ...]:
+        """Findings with one of the verdicts; raises as `check` does."""
+        for verdict in verdicts:
+            check.choice("verdict", verdict, VERDICTS)
+            if "absorbable" in verdict and any(f.unique is None for f in self.findings):
+                check.fail(
+                    "verdict", "an audit with joint=True", f"{verdict!r} without", "Let it compare biases."
+                )
+        return tuple(f for f in self.findings if f.verdict in verdicts)
 
 
 class ModesAudit(NamedTuple):
@@ -172,8 +186,20 @@ class ModesAudit(NamedTuple):
         return {"train": self.train.to_dict(), "eval": self.eval.to_dict(), "differing": list(self.differing)}
 
     def check(self, *verdicts: str) -> None:
-        """Raise `AssertionError` if a bias has one of the verdicts in training; see `BiasAudit.check`."""
+        """Raise `AssertionError` if a bias has one of the verdicts in training; see `BiasAudit.check`.
+
+        In evaluation a bias is rarely cancelled; ask ``modes.eval.check`` for more.
+        """
         self.train.check(*verdicts)
+
+
+def _remedy(found: Sequence[Finding]) -> str:
+    verdicts = {f.verdict for f in found}
+    if verdicts <= {"cancelled", "unused"}:
+        return "Leave them out (use_bias=False), or keep them at zero."
+    if "absorbable" in verdicts:
+        return "Of biases that absorb each other one must stay: leave out one at a time."
+    return "See which directions, and where they die, in the table."
 
 
 def verdict_of(used: bool, size: int, rank: int, unique: int | None) -> str:

@@ -37,6 +37,12 @@ class Model(NamedTuple):
 def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
     """Trace a function and check that it can be audited."""
     what = "audit_biases"
+    if not callable(fn):
+        got, fix = (
+            type(fn).__name__,
+            "The order is (fn, params, *args); unpack a Pure for audit_modes(*pure, x).",
+        )
+        check.fail(what, "a function", got, fix, TypeError)
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     others = jax.tree_util.tree_leaves_with_path(args)
     paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
@@ -82,10 +88,10 @@ def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
     floating = [np.issubdtype(draws.to_host(leaf).dtype, np.floating) for leaf in leaves]
     mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
     if not mask:
-        some = ", ".join(paths[: min(4, len(leaves))])
-        got = f"only [{some}, ...]" if leaves else "no leaves at all"
-        fix = "Give is_bias, a predicate on (path, leaf) or a mask like the params."
-        check.fail(what, "at least one floating bias leaf in params", got, fix)
+        some = ", ".join([*paths[: min(4, len(leaves))], *(["..."] if len(leaves) > 4 else [])])
+        got = f"only [{some}]" if leaves else "no leaves at all"
+        fix = "If they have other names, give is_bias to audit_biases: a predicate on (path, leaf) or a mask."
+        check.fail(what, "a real floating leaf in params named bias, b, beta, offset or the like", got, fix)
     return mask
 
 

@@ -18,7 +18,7 @@ from jax.extend import core as jex
 
 IsBias = Callable[[str, Any], bool]
 
-_BIAS_NAME = re.compile(r"b|beta|offset|shift|(.*_)?bias(es)?(_.*)?")
+_BIAS_NAME = re.compile(r"b|b\d+|b_?[qkvo]|beta|offset|shift|intercept|(.*_)?bias(es|\d+)?(_.*)?")
 
 
 def path_string(path: tuple) -> str:
@@ -38,12 +38,13 @@ def paths(params: Any) -> dict[str, Any]:
 
 
 def is_bias(path: str, leaf: Any = None) -> bool:
-    """Tell whether a leaf is a bias by its name: bias, b (Haiku), beta, offset, shift, in_proj_bias, ...
+    """Tell whether a leaf is a bias by its name: bias, b (Haiku), b1, bq, beta, offset, in_proj_bias, ...
 
     Parameters
     ----------
     path
-        Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value").
+        Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value"), or one that
+        is "bias" itself, as in "bias/q".
     leaf
         Unused; a predicate of your own may look at it.
 
@@ -57,7 +58,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     [True, True, True, False, False]
     """
     keys = [key for key in re.split(r"[/.]", path) if key != "value"]
-    return bool(keys) and _BIAS_NAME.fullmatch(keys[-1].lower()) is not None
+    return bool(keys) and ("bias" in keys or _BIAS_NAME.fullmatch(keys[-1].lower()) is not None)
 
 
 def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:

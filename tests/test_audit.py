@@ -907,6 +907,9 @@ def test_reports():
         audit.check("canceled")
     with pytest.raises(KeyError, match="expected one of bias"):
         audit["w"]
+    alone = audit_biases(centred, CENTRED, ROWS, joint=False)
+    with pytest.raises(ValueError, match="expected an audit with joint=True"):
+        alone.check("absorbable")
 
 
 def test_what_is_a_bias():
@@ -935,7 +938,7 @@ def test_numbers_as_leaves():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="at least one floating bias leaf"):
+    with pytest.raises(ValueError, match="named bias, b, beta, offset"):
         audit_biases(lambda p, x: x @ p["w"], {"w": CENTRED["w"]}, ROWS)
     with pytest.raises(ValueError, match="got TypeError"):
         audit_biases(centred, CENTRED, ROWS[:, :3])
@@ -952,6 +955,11 @@ def test_bad_input():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="the same program whenever it is traced"):
         audit_biases(lambda p, x: centred(p, x) + rng.standard_normal(2), CENTRED, ROWS)
+
+
+def test_fn_first():
+    with pytest.raises(TypeError, match="expected a function, got dict"):
+        audit_biases(CENTRED, centred, ROWS)  # pyright: ignore
 
 
 def test_host_callbacks():

@@ -42,7 +42,7 @@ def test_audit_of_both_modes(tmp_path, capsys):
     assert status == 1
     shown = capsys.readouterr()
     assert "Dense_0/bias" in shown.out
-    assert "1 biases are cancelled: Dense_0/bias" in shown.err
+    assert "1 found that fail: Dense_0/bias (cancelled, train)" in shown.err
     found = json.loads(path.read_text())
     assert set(found) == {"train", "eval"}
     assert not list(tmp_path.glob("*.part"))
@@ -58,8 +58,48 @@ def test_plain_function(capsys):
     assert "needed" in capsys.readouterr().out
 
 
-def test_mistakes(capsys):
-    assert run("nowhere:model") == 2
-    assert run(f"{__name__}") == 2
-    assert run(f"{__name__}:plain_function", "--fail-on", "canceled") == 2
-    assert "Did you mean 'cancelled'?" in capsys.readouterr().err
+def raising():
+    raise RuntimeError("no checkpoint")
+
+
+def alone():
+    return flax_model()[0]
+
+
+MISTAKES = {
+    "nowhere:model": "Check the name and the path",
+    f"{__name__}": "Put a colon",
+    ":model": "Put a colon",
+    f"{__name__}:flax_modle": "Did you mean 'flax_model'?",
+    f"{__name__}:raising": "RuntimeError: no checkpoint",
+    f"{__name__}:alone": "a Pure alone",
+    f"{__name__}:test_mistakes": "to run without arguments",
+}
+
+
+@pytest.mark.parametrize("factory", MISTAKES)
+def test_mistakes(factory, capsys):
+    assert run(factory) == 2
+    assert MISTAKES[factory] in capsys.readouterr().err
+
+
+def test_a_module_that_does_not_import(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_module.py").write_text("import no_such_dependency\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("broken_module:model") == 2
+    shown = capsys.readouterr().err
+    assert "No module named 'no_such_dependency'" in shown
+    assert "traceback stands above" in shown
+
+
+OPTIONS = {
+    ("--fail-on", "canceled"): "Did you mean 'cancelled'?",
+    ("--fail-on", "absorbable", "--no-joint"): "Only a comparison",
+    ("--json", "nowhere/audit.json"): "Make the folder",
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_are_refused_before_the_audit(options, capsys):
+    assert run(f"{__name__}:raising", *options) == 2
+    assert OPTIONS[options] in capsys.readouterr().err
