@@ -1,10 +1,10 @@
 """Seconds and memory that an audit takes: a ResNet-18 in both modes, a 6-layer transformer.
 
 Bars: the transformer with joint analysis and the ResNet without it under 60 s on 2 idle cores, compiling
-included, and the ResNet under 4 GB. Printed: the transformer 23 s and .8 GiB; the ResNet 53 s and 2.9 GiB
-(47 s and 2.5 GiB with one image), its two modes side by side, half of the CPU time for the Jacobian's rows, a
-fifth for compiling; with joint analysis 230 s and 3.2 GiB. With OpenBLAS' default threads the ResNet took
-57 s.
+included, and the ResNet under 4 GB. Printed: the transformer 24 s and .8 GiB; the ResNet 51 s and 2.9 GiB
+(50 s and 2.6 GiB with one image: fewer outputs take more calls), its two modes side by side, half of the CPU
+time for the Jacobian's rows, a fifth for compiling; with joint analysis 230 s and 3.2 GiB. On a busy machine
+the same runs took half as long again.
 
 The ResNet is that of He et al. (arXiv 1512.03385) for 32x32 images (3x3 stem, no pooling before the blocks)
 in Flax linen: 11.2 million parameters, batch norm, a bias in every convolution, two images. The transformer
