@@ -2,12 +2,12 @@
 
 `audit_biases` takes any pure function of parameters, `audit_modes` one with training and evaluation modes;
 `biasjax.adapters` make such functions of Flax, Equinox, Haiku and Keras models. Everything is numerical: no
-layer or primitive is known by name.
+layer is known by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,7 +49,8 @@ def audit_biases(
         Of all draws.
     randomize
         Judge the architecture: draw parameters, so that no zero-initialised kernel or scale hides a bias
-        (default). False judges the given values. A predicate on (path, leaf) chooses which leaves are drawn.
+        (default). False judges the given values. A predicate on (path, leaf) chooses which leaves are drawn:
+        masks among the parameters should not be.
     vary_inputs
         Draw floating arguments, random keys and integers of more than two values too, so that no dead unit
         hides a bias (default); or a predicate on (path, leaf), path "0/tokens" for ``args[0]["tokens"]``.
@@ -130,7 +131,17 @@ def audit_biases(
 
 
 def _audit(
-    fns, params, args, *, is_bias, seed, randomize, vary_inputs, joint, draws, joint_limit
+    fns: Sequence[Callable],
+    params: Any,
+    args: Sequence,
+    *,
+    is_bias: Any,
+    seed: int,
+    randomize: Varies,
+    vary_inputs: Varies,
+    joint: bool,
+    draws: int,
+    joint_limit: int,
 ) -> list[BiasAudit]:
     """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
     check.positive_int("draws", draws)

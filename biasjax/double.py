@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -118,7 +119,9 @@ def program(fn: Callable, params: Any, *args: Any) -> Program:
 
 
 def _trace_in_double(fn, params, *args):
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), warnings.catch_warnings():
+        # Flax nnx puts float64 statistics into float32 variables, whose values nobody wants here
+        warnings.simplefilter("ignore", FutureWarning)
         lifted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _double(x.dtype)), (params, *args))
         return jax.make_jaxpr(lambda *args: fn(*args))(*lifted)  # a fresh function escapes the trace cache
 
