@@ -83,12 +83,9 @@ def audit(command: Audit) -> int:
 
 def _check(command: Audit) -> None:
     """Refuse before the audit what would fail after it."""
-    from biasjax.audit import VERDICTS
+    from biasjax.findings import check_verdicts
 
-    for verdict in command.fail_on:
-        check.choice("--fail-on", verdict, VERDICTS)
-        if "absorbable" in verdict and not command.joint:
-            check.fail("--fail-on", "--joint", "--no-joint", f"Only a comparison finds what is {verdict}.")
+    check_verdicts("--fail-on", command.fail_on, command.joint)
     if command.json and not pathlib.Path(command.json).resolve().parent.is_dir():
         check.fail("--json", "a file in a folder that exists", command.json, "Make the folder.")
 

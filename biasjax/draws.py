@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 # So large are no values but masks.
-_MASKED = 1e8
+MASKED = 1e8
 # A few dozen units in the last place
 NUDGE = 1e-14
 
@@ -120,7 +120,7 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
         return leaf if two else _integers(rng, leaf, high)
     if low == high:
         return low + rng.standard_normal(leaf.shape)
-    masked = np.abs(leaf) > _MASKED
+    masked = np.abs(leaf) > MASKED
     if (two and 0 in (low, high) and (leaf.size > 2 or high == 1)) or masked.all():
         return leaf
     if masked.any():

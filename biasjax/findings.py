@@ -148,12 +148,7 @@ class BiasAudit(NamedTuple):
 
     def having(self, *verdicts: str) -> tuple[Finding, ...]:
         """Findings with one of the verdicts; raises as `check` does."""
-        for verdict in verdicts:
-            check.choice("verdict", verdict, VERDICTS)
-            if "absorbable" in verdict and any(f.unique is None for f in self.findings):
-                check.fail(
-                    "verdict", "an audit with joint=True", f"{verdict!r} without", "Let it compare biases."
-                )
+        check_verdicts("verdict", verdicts, all(f.unique is not None for f in self.findings))
         return tuple(f for f in self.findings if f.verdict in verdicts)
 
 
@@ -191,6 +186,14 @@ class ModesAudit(NamedTuple):
         In evaluation a bias is rarely cancelled; ask ``modes.eval.check`` for more.
         """
         self.train.check(*verdicts)
+
+
+def check_verdicts(what: str, verdicts: Sequence[str], joint: bool) -> None:
+    """Raise if a verdict is unknown, or asks for a comparison of biases that an audit has not made."""
+    for verdict in verdicts:
+        check.choice(what, verdict, VERDICTS)
+        if "absorbable" in verdict and not joint:
+            check.fail(what, "an audit with joint=True", f"{verdict!r} without", "Let it compare biases.")
 
 
 def _remedy(found: Sequence[Finding]) -> str:

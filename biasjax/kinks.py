@@ -21,11 +21,10 @@ import numpy as np
 from jax.extend import core as jex
 
 from biasjax.double import bind
+from biasjax.draws import MASKED
 
 # A kink this many standard deviations away from the values (a clip at 1e6) is out of reach.
 _REACH = 10.0
-# So large are no values but masks.
-_MASKED = 1e9
 # So many rows tell how much a feature varies; of fewer all features together do.
 _ROWS = 4
 
@@ -108,7 +107,7 @@ class _Kink(NamedTuple):
 
 
 def _names(operands: Sequence) -> tuple:
-    return tuple(float(v.val) if isinstance(v, jex.Literal) else v for v in operands)
+    return tuple(complex(v.val) if isinstance(v, jex.Literal) else v for v in operands)
 
 
 def _smooth(jaxpr: jex.Jaxpr) -> set[tuple]:
@@ -139,7 +138,7 @@ def _first(a: Any, b: Any, seed: jax.Array) -> jax.Array:
     """Whether the first operand is to count as the larger one."""
     step = jax.lax.stop_gradient(a - b)
     # Also false of NaN
-    numbers = (jnp.abs(a) < _MASKED) & (jnp.abs(b) < _MASKED)
+    numbers = (jnp.abs(a) < MASKED) & (jnp.abs(b) < MASKED)
     # How much a unit varies over inputs and places, where there are some; features are last
     features = step.shape[-1] if step.ndim else 1
     rows = tuple(range(step.ndim - 1)) if step.size >= _ROWS * features else None

@@ -60,7 +60,7 @@ def sample(
 
 
 def _held_to_shifts(shifter: Shifts, draw: Draw, samples: list, evidence) -> list[np.ndarray]:
-    """Dead directions, with more draws while finite shifts along them contradict the rows.
+    """Dead directions; extends ``samples`` while finite shifts along these contradict the rows.
 
     Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
     """

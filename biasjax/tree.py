@@ -43,8 +43,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     Parameters
     ----------
     path
-        Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value"), or one that
-        is "bias" itself, as in "bias/q".
+        Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value").
     leaf
         Unused; a predicate of your own may look at it.
 
@@ -58,7 +57,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     [True, True, True, False, False]
     """
     keys = [key for key in re.split(r"[/.]", path) if key != "value"]
-    return bool(keys) and ("bias" in keys or _BIAS_NAME.fullmatch(keys[-1].lower()) is not None)
+    return bool(keys) and _BIAS_NAME.fullmatch(keys[-1].lower()) is not None
 
 
 def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:

@@ -70,6 +70,10 @@ def test_a_shift_of_both_operands_goes_through():
         np.testing.assert_allclose(moved, 0, atol=1e-12)
 
 
+def test_complex_numbers_are_no_trouble():
+    assert np.isfinite(slopes(lambda x: jnp.abs(jax.lax.complex(x, x) - (1 + 2j)))).all()
+
+
 def test_within_scan_and_cond():
     def scanned(x):
         return jax.lax.scan(lambda c, _: (jax.nn.relu(c), None), x, None, length=3)[0]

@@ -94,7 +94,7 @@ def test_a_module_that_does_not_import(tmp_path, monkeypatch, capsys):
 
 OPTIONS = {
     ("--fail-on", "canceled"): "Did you mean 'cancelled'?",
-    ("--fail-on", "absorbable", "--no-joint"): "Only a comparison",
+    ("--fail-on", "absorbable", "--no-joint"): "an audit with joint=True",
     ("--json", "nowhere/audit.json"): "Make the folder",
 }
 

@@ -95,7 +95,7 @@ def test_masks_skip_biases_in_optax():
         ("layers/0/bias/value", True),
         ("mlp/b1", True),
         ("attention/bq", True),
-        ("bias/query", True),
+        ("bias/kernel", False),
         ("head/intercept", True),
         ("block", False),
         ("Dense_0/kernel", False),
