@@ -1,28 +1,48 @@
 """biasjax: what every bias of a neural network does, at initialisation, in training and at inference."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # checkers and editors see through the lazy modules
+    from biasjax import (
+        activations,
+        adapters,
+        attention,
+        audit,
+        check,
+        data,
+        gaussian,
+        initializers,
+        jacobian,
+        linear,
+        meanfield,
+        network,
+        normrates,
+        norms,
+        phases,
+        plot,
+        propagation,
+        stepwise,
+        store,
+        submit,
+        sweep,
+        training,
+        tree,
+    )
 
-_MODULES = (
+__version__ = "0.2.0"
+
+__all__ = [
+    "__version__",
     "activations",
     "adapters",
     "attention",
     "audit",
     "check",
-    "compiling",
     "data",
-    "deaths",
-    "double",
-    "draws",
-    "execute",
-    "findings",
     "gaussian",
-    "grid",
     "initializers",
     "jacobian",
-    "joint",
-    "layerwise",
     "linear",
     "meanfield",
     "network",
@@ -30,29 +50,22 @@ _MODULES = (
     "norms",
     "phases",
     "plot",
-    "probe",
     "propagation",
-    "ranks",
-    "roots",
-    "sensitivity",
-    "shifts",
     "stepwise",
     "store",
     "submit",
     "sweep",
     "training",
     "tree",
-)
-
-__all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     # Modules load when first used, so that `import biasjax` and every `--help` stay quick.
-    if name in _MODULES:
+    if name in __all__:
         return importlib.import_module(f"biasjax.{name}")
     raise AttributeError(f"module 'biasjax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -83,7 +83,7 @@ def audit(command: Audit) -> int:
 
 def _check(command: Audit) -> None:
     """Refuse before the audit what would fail after it."""
-    from biasjax.findings import check_verdicts
+    from biasjax._audit.findings import check_verdicts
 
     check_verdicts("--fail-on", command.fail_on, command.joint)
     if command.json and not pathlib.Path(command.json).resolve().parent.is_dir():

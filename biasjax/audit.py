@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from biasjax import check, deaths, probe, sampling, shifts, traced
-from biasjax.draws import Varies
-from biasjax.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
-from biasjax.joint import compare
+from biasjax import check
+from biasjax._audit import cancellation, deaths, model, rows, shifts
+from biasjax._audit.absorption import compare
+from biasjax._audit.drawing import Varies
+from biasjax._audit.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
 
 __all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes", "in_mode"]
 
@@ -82,7 +83,7 @@ def audit_biases(
     it, small and large, move the output by no more than round-off, also at a draw that was not used to find
     it. For piecewise analytic functions a zero derivative at random points means, with probability one, no
     effect in these pieces; and at the kinks of max, min and leaky ReLU the derivative takes either side at
-    random (`biasjax.kinks`), so that all pieces count, whether the inputs reach them or not. Round-off is
+    random (`biasjax._jaxpr.kinks`), so that all pieces count, whether the inputs reach them or not. Round-off is
     measured at every input of a small model, and at one input of two draws of a large one: where it is
     hundreds of times larger at others (a norm over two features that are nearly equal at some inputs), a dead
     direction could be taken for a live one.
@@ -146,8 +147,8 @@ def _audit(
     """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
     check.positive_int("draws", draws)
     check.positive_int("joint_limit", joint_limit)
-    models = [traced.model(fn, params, *args, is_bias=is_bias) for fn in fns]
-    plan = probe.Draws(seed, randomize, vary_inputs)
+    models = [model.model(fn, params, *args, is_bias=is_bias) for fn in fns]
+    plan = rows.Draws(seed, randomize, vary_inputs)
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
     def judge(model):
@@ -160,15 +161,15 @@ def _audit(
         return [judge(models[0]), *(other.result() for other in others)]
 
 
-def _judge(model: traced.Model, plan: probe.Draws, draws: int, joint_limit: int) -> BiasAudit:
+def _judge(model: model.Model, plan: rows.Draws, draws: int, joint_limit: int) -> BiasAudit:
     """Audit a traced function, without the joint analysis where its limit is 0."""
     shifter = shifts.prepare(model, plan)
     plan = shifter.draws
     whole = [np.eye(place.stop - place.start) for place in model.biases.slices]
     evidence = shifts.each(shifter, whole, 0)
-    rows = sampling.rows_wanted(model, draws, joint_limit)
-    draw = probe.sampler(model, plan)
-    samples, dead = sampling.sample(shifter, draw, rows, evidence)
+    wanted = cancellation.rows_wanted(model, draws, joint_limit)
+    draw = rows.sampler(model, plan)
+    samples, dead = cancellation.sample(shifter, draw, wanted, evidence)
     found = compare(model, draw, samples, dead, draws, joint_limit) if joint_limit else None
     places = _deaths(model, plan, dead)
     findings = []
@@ -195,11 +196,11 @@ def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
     places: list[tuple[deaths.Death, ...]] = [()] * len(dead)
     if not asked:
         return places
-    leaves = probe.point(model, plan, 0, 1)
+    leaves = rows.point(model, plan, 0, 1)
     flat = model.biases.gather(leaves)
     rng = np.random.default_rng([plan.seed, 4])
     # In a large model something of every layer is on, and no shift dies at a ReLU by chance
-    sizes = (3.0, -0.5) if flat.size <= probe.LARGE else (3.0,)
+    sizes = (3.0, -0.5) if flat.size <= rows.LARGE else (3.0,)
     shifted = np.tile(flat, (len(asked), len(sizes), 1))
     for row, b in zip(shifted, asked, strict=True):
         direction = dead[b] @ rng.standard_normal(dead[b].shape[1])

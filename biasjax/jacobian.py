@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from biasjax import check, layerwise, propagation
+from biasjax import _layerwise, check, propagation
 from biasjax.network import Network, Scales
 
 
@@ -83,11 +83,11 @@ def singular_values(
 
 def _linearize(key, net: Network, scales: Scales, x: jax.Array, epsilon) -> tuple[Callable, tuple, jax.Array]:
     """Return the linear map from cotangents of the output to those of the input, and the log of its unit."""
-    settings = layerwise.setting(net, epsilon)
-    first, rest = layerwise.prepare(key, net, scales, x.dtype)
-    _, signal, kept = layerwise.forward(settings, first, rest, x, lambda seen: (), keep=True)
+    settings = _layerwise.setting(net, epsilon)
+    first, rest = _layerwise.prepare(key, net, scales, x.dtype)
+    _, signal, kept = _layerwise.forward(settings, first, rest, x, lambda seen: (), keep=True)
     run = functools.partial(
-        layerwise.backward, settings, first, rest, kept, report=lambda kept, pulled, layer: ()
+        _layerwise.backward, settings, first, rest, kept, report=lambda kept, pulled, layer: ()
     )
     direction = propagation.direction(key, signal.y)
     _, last, units = run(direction)

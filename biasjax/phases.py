@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from biasjax import activations, check, gaussian, meanfield, roots
+from biasjax import _roots, activations, check, gaussian, meanfield
 from biasjax.activations import Activation
 
 # What the variance does when the map is iterated; results hold positions in this tuple
@@ -244,7 +244,7 @@ def _cast(results, dtype):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _fixed_points(act, slots, sigma_w, sigma_b):
     # V(q)/q - 1 = sigma_w^2 m(log q) + sigma_b^2/q - 1 has the slope V'(q) - 1 at a root
-    t, slope, count, neutral = roots.find(_growth(act), sigma_w**2, sigma_b**2, slots)
+    t, slope, count, neutral = _roots.find(_growth(act), sigma_w**2, sigma_b**2, slots)
     q = jnp.exp(t)
     at_zero = (sigma_b == 0) & (act(jnp.zeros_like(sigma_b)) == 0) & ~neutral
     zero_slope = sigma_w**2 * _growth(act)(jnp.full_like(sigma_w, math.log(_Q_ZERO)))
@@ -295,7 +295,7 @@ def _critical_line(act, slots, sigma_b):
     def ratio(t):
         return _growth(act)(t) / meanfield.slope_moment(act, jnp.exp(t))
 
-    t, _, count, neutral = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
+    t, _, count, neutral = _roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
     t = t.at[..., 0].set(jnp.where(neutral, 0.0, t[..., 0]))
     # phi(u) ~ u near zero is critical there, phi(u) ~ u^3 is not
     limit = ratio(jnp.full_like(sigma_b, math.log(_Q_ZERO)))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from biasjax import check, layerwise, linear, network
+from biasjax import _layerwise, check, linear, network
 from biasjax.network import Network, Scales
 
 STATUS = ("finite", "overflow", "nan", "underflow")
@@ -137,19 +137,19 @@ def propagate(
     Schoenholz et al., arXiv 1611.01232; seed document 004.
     """
     x = check_input(network, x)
-    settings = layerwise.setting(network, epsilon)
-    first, rest = layerwise.prepare(key, network, scales, x.dtype)
-    reports, signal, kept = layerwise.forward(settings, first, rest, x, _statistics, keep=backward)
+    settings = _layerwise.setting(network, epsilon)
+    first, rest = _layerwise.prepare(key, network, scales, x.dtype)
+    reports, signal, kept = _layerwise.forward(settings, first, rest, x, _statistics, keep=backward)
     moments, events = reports
     if settings.own_unit:
         plain = settings._replace(own_unit=False)
-        (_, events), _, _ = layerwise.forward(plain, first, rest, x, _statistics, keep=False)
+        (_, events), _, _ = _layerwise.forward(plain, first, rest, x, _statistics, keep=False)
     found = Propagation(**moments, **_events(*events))
     if not backward:
         return found
     report = functools.partial(_gradients, settings)
     above = direction(key, signal.y)
-    gradients, _, _ = layerwise.backward(settings, first, rest, kept, above, report)
+    gradients, _, _ = _layerwise.backward(settings, first, rest, kept, above, report)
     return found._replace(**gradients)
 
 
@@ -185,9 +185,9 @@ def features(
     (5, 4, 8)
     """
     x = check_input(network, x)
-    settings = layerwise.setting(network, epsilon, own_unit=False)
-    first, rest = layerwise.prepare(key, network, scales, x.dtype)
-    seen, _, _ = layerwise.forward(settings, first, rest, x, lambda seen: seen.features, keep=False)
+    settings = _layerwise.setting(network, epsilon, own_unit=False)
+    first, rest = _layerwise.prepare(key, network, scales, x.dtype)
+    seen, _, _ = _layerwise.forward(settings, first, rest, x, lambda seen: seen.features, keep=False)
     return seen
 
 
@@ -207,7 +207,7 @@ def direction(key: jax.Array, features: jax.Array) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(key, 2**31), features.shape, features.dtype)  # no layer's key
 
 
-def _statistics(seen: layerwise.Seen) -> tuple[dict, tuple]:
+def _statistics(seen: _layerwise.Seen) -> tuple[dict, tuple]:
     """Moments of a layer, and whether it has infinities or NaNs or is all zero."""
     pre, kept = seen.pre, seen.features
     top, v = _normalize(kept)
@@ -279,7 +279,7 @@ def _events(infinite: jax.Array, nan: jax.Array, zero: jax.Array) -> dict[str, j
     }
 
 
-def _gradients(settings, kept: layerwise.Kept, pulled: layerwise.Pulled, layer) -> dict[str, Any]:
+def _gradients(settings, kept: _layerwise.Kept, pulled: _layerwise.Pulled, layer) -> dict[str, Any]:
     """Logs of squared gradient norms at one layer."""
     unit = 2 * pulled.unit
     z = pulled.z.astype(unit.dtype)

@@ -28,7 +28,8 @@ import jax
 import numpy as np
 
 import biasjax
-from biasjax import check, grid
+from biasjax import check
+from biasjax._sweep import grid
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -232,7 +233,7 @@ def open(path: str | Path) -> xr.Dataset:
     """
     import xarray as xr
 
-    from biasjax import chunked
+    from biasjax._sweep import lazy
 
     path = Path(path).absolute()
     stored, files = manifest(path), finished(path)
@@ -250,7 +251,7 @@ def open(path: str | Path) -> xr.Dataset:
             dtype = np.result_type(dtype, np.float16)
         read = functools.partial(_read, digest=_digest(spec))
         shape = (*sizes, *output.own_shape)
-        dataset[name] = (*lead, *output.own_dims), chunked.lazy(name, shape, dtype, parts, read)
+        dataset[name] = (*lead, *output.own_dims), lazy.lazy(name, shape, dtype, parts, read)
     if len(files) < len(where):
         computed = np.zeros(sizes, bool)
         for index in files:

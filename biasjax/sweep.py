@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, execute, grid, tree
+from biasjax import check, tree
 from biasjax import store as stores
-from biasjax.progress import Bar
+from biasjax._sweep import execute, grid
+from biasjax._sweep.progress import Bar
 from biasjax.stepwise import Checkpoints, Stepwise
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from experiments.claims import Claim, equal
 if TYPE_CHECKING:
     import xarray as xr
 
+    from biasjax._audit.findings import BiasAudit
     from biasjax.adapters import Pure
-    from biasjax.findings import BiasAudit
 
 MODES = ("train", "eval")
 # A bias is needed if it can do anything that no other bias can. Absorbable is said of one at a time: of two

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.extend import core as jex
 
-from biasjax.double import program
-from biasjax.kinks import both_ways
+from biasjax._jaxpr.double import program
+from biasjax._jaxpr.kinks import both_ways
 
 X = np.linspace(0.5, 3.0, 400)  # on one side of zero
 

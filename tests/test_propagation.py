@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import jacobian, layerwise, meanfield, network, normrates, phases, propagation, store
+from biasjax import _layerwise, jacobian, meanfield, network, normrates, phases, propagation, store
 from biasjax.network import Network, Scales
 from biasjax.propagation import propagate
 
@@ -244,16 +244,16 @@ def test_own_unit_agrees_with_plain_arithmetic(x64, order, sigma_b):
     for residual in (False, True):
         net = Network(inputs=8, width=8, depth=30, order=order, activation=activation, residual=residual)
         scales, x = Scales(jnp.linspace(0.01, 3.0, 30), sigma_b), jax.random.normal(KEY, (2, 8))
-        assert layerwise.setting(net, 1e-5).own_unit
+        assert _layerwise.setting(net, 1e-5).own_unit
         found = []
         for own in (True, False):
-            settings = layerwise.setting(net, 1e-5, own_unit=own)
-            layers = layerwise.prepare(KEY, net, scales, x.dtype)
-            (moments, _), _, kept = layerwise.forward(
+            settings = _layerwise.setting(net, 1e-5, own_unit=own)
+            layers = _layerwise.prepare(KEY, net, scales, x.dtype)
+            (moments, _), _, kept = _layerwise.forward(
                 settings, *layers, x, propagation._statistics, keep=True
             )
             report = functools.partial(propagation._gradients, settings)
-            found.append((moments, layerwise.backward(settings, *layers, kept, jnp.ones((2, 8)), report)[0]))
+            found.append((moments, _layerwise.backward(settings, *layers, kept, jnp.ones((2, 8)), report)[0]))
         (moments, grads), (plain, plain_grads) = found
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), grads, plain_grads)
         for name in ("log_std", "log_q", "q", "mean", "correlation", "dead"):

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import grid, stepwise, sweep
+from biasjax import stepwise, sweep
+from biasjax._sweep import grid
 
 
 def _point(key, *, sigma, shift, power=1):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from biasjax import grid, stepwise, store, sweep
+from biasjax import stepwise, store, sweep
+from biasjax._sweep import grid
 
 WORKER = Path(__file__).with_name("sweep_worker.py")
 CHUNKS = 2 * 4 * 5
@@ -315,7 +316,7 @@ def test_memory_is_halved_until_it_suffices():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return {"y": np.arange(5)[region[0], None] * np.arange(3)[None, region[1]]}
 
-    from biasjax import execute
+    from biasjax._sweep import execute
 
     halved = execute.halving(program, lambda lengths: lambda: program)
     whole = (slice(0, 5), slice(0, 3))

@@ -59,7 +59,7 @@ def timed(call) -> float:
 
 def main() -> None:
     """Print the table."""
-    arrays = [bj.grid.axis_values(name, values) for name, values in AXES.items()]
+    arrays = [bj._sweep.grid.axis_values(name, values) for name, values in AXES.items()]
 
     def hand():
         fresh = jax.jit(lambda *values: by_hand(*values))  # compiles anew, as each sweep does

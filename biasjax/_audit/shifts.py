@@ -13,9 +13,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from biasjax import compiling, draws, probe, ranks
-from biasjax.probe import Draws
-from biasjax.traced import Model
+from biasjax._audit import compiling, drawing, nullspaces, rows
+from biasjax._audit.model import Model
+from biasjax._audit.rows import Draws
 
 # Sizes of shifts beside 1, in units of the bias (at least 1/2), and how far above round-off a change is one.
 # Large ones of both signs: one of them brings a dead ReLU to life.
@@ -97,7 +97,7 @@ def prepare(m: Model, d: Draws) -> Shifts:
         return np.isfinite(run(m.biases.gather(leaves), leaves, still)).all()
 
     run = compiling.quick_jit(run)
-    d = probe.within_domain(m, d, finite)
+    d = rows.within_domain(m, d, finite)
     return Shifts(m, d, run, functools.lru_cache(2)(lambda weights: _pair(m, d, run, weights)))
 
 
@@ -149,18 +149,18 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
     many where a basis has more than 64 times as many directions as there are outputs. Where no shift leaves
     the outputs finite, none is dead.
     """
-    place, rows = given.model.biases.slices[b], []
+    place, found = given.model.biases.slices[b], []
     # As many points as it takes for a row to each direction, and one of the own size
     points = 3 + min(-(-basis.shape[1] // given.model.width), _MOST_POINTS)
     for weights, size in [(0, 1.0), *((w, 30.0 * (-1) ** (w + 1)) for w in range(points))]:
         pair = given.pair(weights)
-        length = size * probe.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
+        length = size * rows.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
         shifts = [_Shift(place, length * direction) for direction in basis.T]
         exact, nudged = (np.stack([*_changes(given.run, point, shifts)]) for point in pair)
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
             let_through = slope * abs(length)
-            rows.append(exact.T / max(probe.rms(exact - nudged) + _EPS, let_through))
-    return basis @ ranks.null_basis(np.concatenate(rows)) if rows else basis[:, :0]
+            found.append(exact.T / max(rows.rms(exact - nudged) + _EPS, let_through))
+    return basis @ nullspaces.null_basis(np.concatenate(found)) if found else basis[:, :0]
 
 
 def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int, np.ndarray]:
@@ -171,17 +171,17 @@ def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int
     for b, (i, place, basis) in enumerate(zip(m.biases.indices, m.biases.slices, bases, strict=True)):
         if basis.shape[1] and m.program.used[i]:
             direction = basis @ rng.standard_normal(basis.shape[1])
-            size = probe.size_of(given.pair(weights).exact.flat[place])
-            steps[b] = direction * (size / max(probe.rms(direction), 1e-300))
+            size = rows.size_of(given.pair(weights).exact.flat[place])
+            steps[b] = direction * (size / max(rows.rms(direction), 1e-300))
     return steps
 
 
 def _pair(m: Model, d: Draws, run: Callable, weights: int) -> _Pair:
-    leaves = probe.point(m, d, weights, 1)
+    leaves = rows.point(m, d, weights, 1)
     rng = np.random.default_rng([d.seed, 5, weights])
     still = np.zeros((_BATCH, m.biases.slices[-1].stop))
     points = []
-    for drawn in (leaves, [draws.nudge(rng, leaf) for leaf in leaves]):
+    for drawn in (leaves, [drawing.nudge(rng, leaf) for leaf in leaves]):
         flat, drawn = m.biases.gather(drawn), jax.device_put(drawn)
         points.append(_Point(flat, drawn, np.asarray(run(flat, drawn, still))[0]))
     return _Pair(*points)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from biasjax import draws, ranks, sensitivity
-from biasjax.traced import Model
+from biasjax._audit import drawing, nullspaces, sensitivity
+from biasjax._audit.model import Model
 
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
 SPARE = 32
@@ -36,8 +36,8 @@ class Draws(NamedTuple):
     """
 
     seed: int
-    randomize: draws.Varies
-    vary_inputs: draws.Varies
+    randomize: drawing.Varies
+    vary_inputs: drawing.Varies
     close: frozenset[int] = frozenset()
 
 
@@ -95,8 +95,8 @@ def weights_at(m: Model, d: Draws, draw: int) -> list:
     for i, leaf in enumerate(leaves):
         # Biases as given once: large ones leave units on whatever the input, which then look linear
         given = draw == 0 and i in m.biases.indices
-        if not given and draws.varies(d.randomize, m.paths[i], leaf):
-            leaves[i] = draws.close(rng, leaf) if i in d.close else draws.parameter(rng, leaf)
+        if not given and drawing.varies(d.randomize, m.paths[i], leaf):
+            leaves[i] = drawing.close(rng, leaf) if i in d.close else drawing.parameter(rng, leaf)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in m.biases.indices:
         leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
@@ -109,9 +109,9 @@ def inputs_at(m: Model, d: Draws, draw: int, index: int) -> list:
     leaves = list(m.leaves[m.parameters :])
     for i, leaf in enumerate(leaves):
         path = m.paths[m.parameters + i].removeprefix("args/")
-        if (draw or index) and draws.varies(d.vary_inputs, path, leaf):
+        if (draw or index) and drawing.varies(d.vary_inputs, path, leaf):
             close = m.parameters + i in d.close
-            leaves[i] = draws.close(rng, leaf) if close else draws.argument(rng, leaf)
+            leaves[i] = drawing.close(rng, leaf) if close else drawing.argument(rng, leaf)
     return leaves
 
 
@@ -243,8 +243,8 @@ def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves, found, n
     # Outputs have size one
     noises = np.full(len(m.biases.slices), floor)
     for _ in range(near):
-        nudged = [draws.nudge(rng, leaf) for leaf in leaves]
-        moved = rows(m.biases.gather(nudged), nudged, call, (), draws.NUDGE) - found
+        nudged = [drawing.nudge(rng, leaf) for leaf in leaves]
+        moved = rows(m.biases.gather(nudged), nudged, call, (), drawing.NUDGE) - found
         noises = np.maximum(noises, [rms(moved[:, place]) for place in m.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
@@ -277,6 +277,6 @@ def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
             continue
         asked = [s.in_noise(b, place) for s in samples if s.counts[b]]
         share = -(-2 * (size + SPARE) // max(len(asked), 1))
-        rows = [ranks.levelled(ranks.spread(own, share)) for own in asked]
-        dead.append(ranks.null_basis(np.concatenate(rows)) if rows else np.eye(size))
+        rows = [nullspaces.levelled(nullspaces.spread(own, share)) for own in asked]
+        dead.append(nullspaces.null_basis(np.concatenate(rows)) if rows else np.eye(size))
     return dead

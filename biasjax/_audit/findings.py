@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biasjax import check, deaths
-from biasjax.shifts import Shifted
+from biasjax import check
+from biasjax._audit import deaths
+from biasjax._audit.shifts import Shifted
 
 VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
 

@@ -1,6 +1,6 @@
 """What other biases can reproduce of each, over the draws: unique dimensions and who absorbs the rest.
 
-The joint analysis of `biasjax.audit`. `biasjax.ranks` compares biases at one draw of the parameters; here
+The joint analysis of `biasjax.audit`. `biasjax._audit.nullspaces` compares biases at one draw of the parameters; here
 draws are joined, and models with many biases are taken window by window.
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biasjax import ranks
-from biasjax.probe import Draw, Sample
-from biasjax.traced import Model
+from biasjax._audit import nullspaces
+from biasjax._audit.model import Model
+from biasjax._audit.rows import Draw, Sample
 
 # Rows beyond the number of entries compared, so that round-off cannot hide a rank.
 _SPARE = 64
@@ -71,7 +71,7 @@ def compare(
     Parameters
     ----------
     model, draw, samples, dead
-        The model, its sampler, the rows it took and the dead directions (`biasjax.probe`).
+        The model, its sampler, the rows it took and the dead directions (`biasjax._audit.rows`).
     draws, limit
         ``draws`` and ``joint_limit`` of `biasjax.audit.audit_biases`.
 
@@ -85,7 +85,7 @@ def compare(
     order = [b for b in _use_order(model) if rank[b]]
     unique, absorbers = list(rank), [()] * len(rank)
     exact = sum(sizes[b] for b in order) <= _at_once(sizes, limit)
-    runs = ranks.windows([sizes[b] for b in order], _at_once(sizes, limit)) if order else []
+    runs = nullspaces.windows([sizes[b] for b in order], _at_once(sizes, limit)) if order else []
     compared = [sample for sample in samples[: draws_compared(sizes, draws)] if len(sample.rows)]
     drawn = len(samples)
     for run in runs if compared else []:
@@ -103,7 +103,7 @@ def compare(
             # At fixed weights a narrow layer hides directions that others do not reproduce: not absorbed
             if not any(part.absorbed for part in parts):
                 continue
-            rest = ranks.common_rank([part.rest for part in parts])
+            rest = nullspaces.common_rank([part.rest for part in parts])
             named = next((part.by for part in (first, *parts) if part.by), ())
             by = tuple(model.names[members[i]] for i in named)
             if rest < unique[b] or (rest == unique[b] and 0 < len(by) < len(absorbers[b])):
@@ -114,7 +114,7 @@ def compare(
 class _Compared(NamedTuple):
     """What others reproduce of each bias at one draw, and how many directions are too weak to tell."""
 
-    parts: list[ranks.Reproducible]
+    parts: list[nullspaces.Reproducible]
     weak: int
 
 
@@ -126,15 +126,18 @@ def _at_each(
     count = sum(block.stop - block.start for block in blocks) + _SPARE
     return [
         _Compared(
-            *ranks.reproducible(
-                ranks.spread(sample.rows, count), blocks, sample.noise[members].tolist(), everyone or not i
+            *nullspaces.reproducible(
+                nullspaces.spread(sample.rows, count),
+                blocks,
+                sample.noise[members].tolist(),
+                everyone or not i,
             )
         )
         for i, sample in enumerate(samples)
     ]
 
 
-def _clearest(found: Sequence[_Compared]) -> list[list[ranks.Reproducible]]:
+def _clearest(found: Sequence[_Compared]) -> list[list[nullspaces.Reproducible]]:
     """Draws with the fewest weak directions."""
     fewest = min(one.weak for one in found)
     return [one.parts for one in found if one.weak == fewest]
@@ -143,7 +146,9 @@ def _clearest(found: Sequence[_Compared]) -> list[list[ranks.Reproducible]]:
 def _settled(found: Sequence[_Compared]) -> bool:
     """Whether the last draw showed nothing new: behind a narrow layer each shows a few directions only."""
     for parts in zip(*_clearest(found), strict=True):
-        before, now = (ranks.common_rank([p.rest for p in some]) for some in (parts[:-1] or parts, parts))
+        before, now = (
+            nullspaces.common_rank([p.rest for p in some]) for some in (parts[:-1] or parts, parts)
+        )
         if any(part.absorbed for part in parts) and before < now:
             return False
     return True

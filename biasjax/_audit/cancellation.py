@@ -1,6 +1,6 @@
 """Which directions of each bias are dead: Jacobian rows at as many draws as it takes, and finite shifts.
 
-`biasjax.probe` takes rows at one draw of the parameters, `biasjax.shifts` shifts biases; here they check
+`biasjax._audit.rows` takes rows at one draw of the parameters, `biasjax._audit.shifts` shifts biases; here they check
 each other.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from biasjax import probe, shifts
-from biasjax.joint import draws_compared, rows_compared
-from biasjax.probe import Draw, Sample
-from biasjax.shifts import Shifted, Shifts
-from biasjax.traced import Model
+from biasjax._audit import rows, shifts
+from biasjax._audit.absorption import draws_compared, rows_compared
+from biasjax._audit.model import Model
+from biasjax._audit.rows import Draw, Sample
+from biasjax._audit.shifts import Shifted, Shifts
 
 # A wide layer before few outputs shows them a few directions at each draw of the parameters only.
 _MANY_DRAWS = 16
@@ -32,9 +32,9 @@ def sample(
     Parameters
     ----------
     shifter
-        From `biasjax.shifts.prepare`.
+        From `biasjax._audit.shifts.prepare`.
     draw
-        From `biasjax.probe.sampler`.
+        From `biasjax._audit.rows.sampler`.
     wanted
         From `rows_wanted`.
     evidence
@@ -53,8 +53,8 @@ def sample(
     frozen = _frozen(shifter, dead, evidence)
     if frozen:
         as_they_are = model._replace(pieces=lambda flat, leaves: model.outputs(flat, leaves[:-1]))
-        plainly = probe.sampler(as_they_are, shifter.draws)
-        plain = probe.dead_directions(model, [plainly(w, rows.tolist()) for w, rows in enumerate(wanted)])
+        plainly = rows.sampler(as_they_are, shifter.draws)
+        plain = rows.dead_directions(model, [plainly(w, rows.tolist()) for w, rows in enumerate(wanted)])
         dead = [plain[b] if b in frozen else basis for b, basis in enumerate(dead)]
     return samples, dead
 
@@ -65,13 +65,13 @@ def _held_to_shifts(shifter: Shifts, draw: Draw, samples: list, evidence) -> lis
     Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
     """
     while True:
-        dead = probe.dead_directions(shifter.model, samples)
+        dead = rows.dead_directions(shifter.model, samples)
         doubtful = _doubtful(samples, dead, shifter, evidence)
         if not doubtful:
             return dead
         before = [dead[b].shape[1] for b in doubtful]
         samples += [draw(w, [1] * len(dead)) for w in range(len(samples), 2 * len(samples))]
-        dead = probe.dead_directions(shifter.model, samples)
+        dead = rows.dead_directions(shifter.model, samples)
         if before == [dead[b].shape[1] for b in doubtful]:
             break
     for b in doubtful:
@@ -99,7 +99,7 @@ def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
     Parameters
     ----------
     model
-        From `biasjax.traced.model`.
+        From `biasjax._audit.model.model`.
     draws, joint_limit
         Those of `biasjax.audit.audit_biases`; a limit of 0 for no joint analysis.
 
@@ -109,20 +109,20 @@ def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
     """
     sizes = np.array([place.stop - place.start for place in model.biases.slices])
     unknowns = sizes.copy()
-    if sum(sizes) > probe.LARGE:
+    if sum(sizes) > rows.LARGE:
         # Small biases need few rows, and often lie in early layers, the dearest to go back to
         for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
             some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
             unknowns[some] = max(sizes[some], default=0)
     else:
         unknowns[:] = max(sizes)
-    rows = unknowns + probe.SPARE
-    calls = -(-rows // model.width)
-    least = draws if sum(sizes) <= probe.LARGE else max(draws // 2, 1)
+    counts = unknowns + rows.SPARE
+    calls = -(-counts // model.width)
+    least = draws if sum(sizes) <= rows.LARGE else max(draws // 2, 1)
     most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
-    plan = [np.where(w < most, -(-rows // most), 0) for w in range(max(most))]
-    if sum(sizes) <= probe.LARGE:
-        plan = [np.maximum(wanted, _INPUTS * probe.ROWS) for wanted in plan]
+    plan = [np.where(w < most, -(-counts // most), 0) for w in range(max(most))]
+    if sum(sizes) <= rows.LARGE:
+        plan = [np.maximum(wanted, _INPUTS * rows.ROWS) for wanted in plan]
     if joint_limit:
         together = rows_compared(sizes.tolist(), joint_limit)
         first = draws_compared(sizes.tolist(), draws)

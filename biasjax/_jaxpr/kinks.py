@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from biasjax.double import bind
-from biasjax.draws import MASKED
+from biasjax._audit.drawing import MASKED
+from biasjax._jaxpr.double import bind
 
 # A kink this many standard deviations away from the values (a clip at 1e6) is out of reach.
 _REACH = 10.0
@@ -35,7 +35,7 @@ def both_ways(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
     Parameters
     ----------
     closed
-        Program in float64 without calls, as `biasjax.double.program` gives it.
+        Program in float64 without calls, as `biasjax._jaxpr.double.program` gives it.
 
     Returns
     -------

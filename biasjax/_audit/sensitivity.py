@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from biasjax import compiling
-from biasjax.double import Program
+from biasjax._audit import compiling
+from biasjax._jaxpr.double import Program
 
 # A forward-mode or finite-difference Jacobian takes this many directions at a time.
 _BATCH = 32

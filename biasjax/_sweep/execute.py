@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from biasjax import grid, stepwise, tree
+from biasjax import stepwise, tree
+from biasjax._sweep import grid
 from biasjax.stepwise import Checkpoints, Stepwise
 
 Outputs = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
-from biasjax.double import bind
+from biasjax._jaxpr.double import bind
 
 # The same entries in another shape: measured once.
 _LAYOUT = {"reshape", "broadcast_in_dim", "squeeze", "transpose", "rev"}
@@ -66,7 +66,7 @@ def find(
     Parameters
     ----------
     jaxpr
-        Program in float64 without calls, as `biasjax.double.program` gives it.
+        Program in float64 without calls, as `biasjax._jaxpr.double.program` gives it.
     leaves
         Base inputs.
     shifted

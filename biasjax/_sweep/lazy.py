@@ -10,7 +10,7 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_indexing_adapter
 
-from biasjax.grid import Region
+from biasjax._sweep.grid import Region
 
 
 def lazy(

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from biasjax import check, compiling, draws, kinks, sensitivity, tree
-from biasjax.double import Program, program
+from biasjax import check, tree
+from biasjax._audit import compiling, drawing, sensitivity
+from biasjax._jaxpr import kinks
+from biasjax._jaxpr.double import Program, program
 
 
 class Model(NamedTuple):
     """A traced function with its leaves on the host and its biases singled out.
 
     ``outputs(flat biases, leaves)`` are all outputs, flat; ``pieces(flat biases, [*leaves, seed])`` the same
-    with derivatives that take kinks both ways (`biasjax.kinks`). ``width`` is their number.
+    with derivatives that take kinks both ways (`biasjax._jaxpr.kinks`). ``width`` is their number.
     """
 
     program: Program
@@ -56,7 +58,7 @@ def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
     params, args = jax.tree.map(jax.numpy.asarray, (params, args))
     mask = _mask(what, is_bias, structure, paths, jax.tree.leaves(params))
     lifted = program(fn, params, *args)
-    leaves = tuple(draws.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
+    leaves = tuple(drawing.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
     biases = sensitivity.Biases(tuple(mask), tuple(leaves[i].shape for i in mask))
     scales, width = _scales(what, lifted, leaves)
     with jax.enable_x64(True):
@@ -85,7 +87,7 @@ def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
     else:
         got = jax.tree.structure(is_bias)
         check.fail(what, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
-    floating = [np.issubdtype(draws.to_host(leaf).dtype, np.floating) for leaf in leaves]
+    floating = [np.issubdtype(drawing.to_host(leaf).dtype, np.floating) for leaf in leaves]
     mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
     if not mask:
         some = ", ".join([*paths[: min(4, len(leaves))], *(["..."] if len(leaves) > 4 else [])])
@@ -104,7 +106,7 @@ def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[np.ndarray], 
             check.fail(what, "a vmap_method in pure_callback", None, "Give one, say 'sequential'.")
     run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
     rng = np.random.default_rng(0)
-    drawn = [draws.argument(rng, leaf) for leaf in leaves]
+    drawn = [drawing.argument(rng, leaf) for leaf in leaves]
     with jax.enable_x64(True):
         try:
             both = [run(*leaves), run(*drawn)]

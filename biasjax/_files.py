@@ -1,0 +1,73 @@
+"""Files that are whole or not there, and what a result was computed with."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+
+import biasjax
+
+
+def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:
+    """Write a file beside its place, make sure that it is on disk, and move it there.
+
+    Parameters
+    ----------
+    path
+        The file; its folder exists.
+    content
+        All of it.
+    replace
+        Whether an older file there is replaced; otherwise `FileExistsError` is raised.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = Path(path)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(beside, path)
+        else:
+            os.link(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+    return path
+
+
+@functools.cache
+def provenance() -> dict[str, str]:
+    """Say what a result was computed with: versions, device and, inside a checkout, the git commit.
+
+    Examples
+    --------
+    >>> sorted(provenance())
+    ['device', 'git_commit', 'jax_version', 'platform', 'python_version', 'version']
+    """
+    root = Path(__file__).parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "version": biasjax.__version__,
+        "jax_version": importlib.metadata.version("jax"),
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "git_commit": commit,
+    }
