@@ -1,8 +1,16 @@
-"""Tables of text, the same everywhere."""
+"""Tables of text and short names of results, the same everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+
+# Arrays of so many entries are shown by value
+_FEW = 8
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), footer: bool = False) -> str:
@@ -37,3 +45,25 @@ def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), footer:
     rule = "-" * max(map(len, lines))
     body = [*lines[1:-1], rule, lines[-1]] if footer else lines[1:]
     return "\n".join([lines[0], rule, *body])
+
+
+def brief(result: Any) -> str:
+    """Short `repr` of a NamedTuple of arrays: small ones by value, others by dtype and shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from collections import namedtuple
+    >>> print(brief(namedtuple("Found", "q mean status")(np.float32(0.72176), np.zeros((3, 4)), None)))
+    Found(q=0.7218, mean=float64[3,4], status=None)
+    """
+    fields = (f"{name}={_brief(getattr(result, name))}" for name in result._fields)
+    return f"{type(result).__name__}({', '.join(fields)})"
+
+
+def _brief(value: Any) -> str:
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        return repr(value)
+    if isinstance(value, jax.core.Tracer) or np.prod(value.shape) > _FEW or value.dtype.kind not in "fiub":
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return np.array2string(np.asarray(value), precision=4, separator=", ")
