@@ -17,6 +17,16 @@ import jax.numpy as jnp
 from biasjax import _layerwise, check, propagation
 from biasjax.network import Network, Scales
 
+__all__ = ["DIMS", "singular_values"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+DIMS = {"log_singular": ("value",)}
+"""Named dimension of `singular_values`, called ``log_singular`` in a sweep."""
+
 
 def singular_values(
     key: jax.Array,

@@ -16,17 +16,35 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from biasjax import _layerwise, check, linear, network
+from biasjax._status import FINITE, NAN, OVERFLOW, STATUS, UNDERFLOW
 from biasjax.network import Network, Scales
 
-STATUS = ("finite", "overflow", "nan", "underflow")
-"""Meanings of `Propagation.status`."""
-FINITE, OVERFLOW, NAN, UNDERFLOW = range(4)
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "DIMS",
+    "FINITE",
+    "NAN",
+    "OVERFLOW",
+    "STATUS",
+    "UNDERFLOW",
+    "Propagation",
+    "features",
+    "growth",
+    "propagate",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Propagation(NamedTuple):
@@ -80,8 +98,12 @@ class Propagation(NamedTuple):
 
 
 _PER_LAYER = [name for name in Propagation._fields if not name.endswith("_layer") and name != "status"]
-DIMS = dict.fromkeys(_PER_LAYER, ("layer",))
-"""Named dimensions of a `Propagation`'s arrays, for `sweep.run`."""
+DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_PER_LAYER, ("layer",)),
+    "features": ("layer", "example", "unit"),
+}
+"""Named dimensions of a `Propagation`'s arrays and of a dense network's `features`, for `sweep.run`, which
+takes the names of outputs that a function does not have, too."""
 
 
 def propagate(
@@ -189,6 +211,30 @@ def features(
     first, rest = _layerwise.prepare(key, network, scales, x.dtype)
     seen, _, _ = _layerwise.forward(settings, first, rest, x, lambda seen: seen.features, keep=False)
     return seen
+
+
+def growth(log_grads: xr.DataArray, *, ends: int = 0) -> xr.DataArray:
+    """Factor by which the squared gradient norm grows per layer, towards the input.
+
+    Parameters
+    ----------
+    log_grads
+        Logs of squared norms, such as ``log_grad_features`` of a sweep, with a dimension "layer".
+    ends
+        Number of layers to leave out at either end, which still know the input or the loss.
+
+    Returns
+    -------
+    xr.DataArray
+        exp(log_grads[l] - log_grads[l + 1]), with ``1 + 2 * ends`` layers fewer.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> growth(xr.DataArray(np.log([8.0, 4.0, 2.0]), dims="layer")).values.round(6)
+    array([2., 2.])
+    """
+    return np.exp(-log_grads.diff("layer")).isel(layer=slice(ends, -ends or None))
 
 
 def check_input(net: Network, x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 from biasjax import _layerwise, jacobian, meanfield, network, normrates, phases, propagation, store
 from biasjax.network import Network, Scales
@@ -433,6 +434,23 @@ def test_batch_norm_explosion(order, batch, rate):
     growth = -np.diff(got.log_grad_features, axis=1).mean(0)[4:]
     # The mean of a log is below the log of the mean by half its variance, about 1/width per layer
     np.testing.assert_allclose(np.exp(growth.mean()), rate, rtol=3e-2)
+
+
+def test_growth_leaves_out_both_ends():
+    logs = xr.DataArray(np.log(2.0) * np.array([[20, 9, 7, 4, 0]]), dims=("seed", "layer"))
+    logs = logs.assign_coords(layer=np.arange(1, 6))
+    np.testing.assert_allclose(propagation.growth(logs), [[2048, 4, 8, 16]])
+    inner = propagation.growth(logs, ends=1)
+    np.testing.assert_allclose(inner, [[4, 8]])
+    np.testing.assert_array_equal(inner.layer, [3, 4])
+
+
+def test_every_array_has_named_dimensions():
+    found = run(KEY, _net("dense-relu"), Scales(), jnp.ones((2, 6)))._asdict()
+    found["features"] = propagation.features(KEY, _net("dense-relu"), Scales(), jnp.ones((2, 6)))
+    assert {name: len(propagation.DIMS.get(name, ())) for name in found} == {
+        name: value.ndim for name, value in found.items()
+    }
 
 
 def test_residual_growth():
