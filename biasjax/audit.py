@@ -18,7 +18,7 @@ from biasjax import check
 from biasjax._audit import cancellation, deaths, model, rows, shifts
 from biasjax._audit.absorption import compare
 from biasjax._audit.drawing import Varies
-from biasjax._audit.findings import VERDICTS, Basis, BiasAudit, Finding, ModesAudit, basis_name, verdict_of
+from biasjax._audit.findings import VERDICTS, Basis, BiasAudit, Death, Finding, ModesAudit, verdict_of
 
 __all__ = ["VERDICTS", "BiasAudit", "Finding", "ModesAudit", "audit_biases", "audit_modes", "in_mode"]
 
@@ -177,7 +177,7 @@ def _judge(model: model.Model, plan: rows.Draws, draws: int, joint_limit: int) -
         size, rank = len(dead[b]), len(dead[b]) - dead[b].shape[1]
         unique = None if found is None else min(found.unique[b], rank)
         verdict = verdict_of(model.program.used[i], size, rank, unique)
-        basis = Basis(basis_name(dead[b]), dead[b]) if 0 < rank < size else None
+        basis = Basis(cancellation.basis_name(dead[b]), dead[b]) if 0 < rank < size else None
         absorbers = found.absorbers[b] if found else ()
         is_zero = bool((model.leaves[i] == 0).all())
         findings.append(
@@ -188,12 +188,12 @@ def _judge(model: model.Model, plan: rows.Draws, draws: int, joint_limit: int) -
     return BiasAudit(tuple(findings), found is None or found.exact)
 
 
-def _deaths(model, plan, dead) -> list[tuple[deaths.Death, ...]]:
+def _deaths(model, plan, dead) -> list[tuple[Death, ...]]:
     """Equations at which a random dead shift, large or small, comes to nothing."""
     asked = [
         b for b, basis in enumerate(dead) if basis.shape[1] and model.program.used[model.biases.indices[b]]
     ]
-    places: list[tuple[deaths.Death, ...]] = [()] * len(dead)
+    places: list[tuple[Death, ...]] = [()] * len(dead)
     if not asked:
         return places
     leaves = rows.point(model, plan, 0, 1)

@@ -143,3 +143,16 @@ def _doubtful(samples, dead, shifter, evidence) -> list[int]:
         return []
     shifted = [shifts.each(shifter, asked, weights, slopes) for weights in (0, _FRESH)]
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
+
+
+def basis_name(vectors: np.ndarray) -> str:
+    """Name of a subspace by its projector, which does not depend on the basis."""
+    n, k = vectors.shape
+    projector = vectors @ vectors.T
+    if n % k == 0:
+        group = np.arange(n) // (n // k)
+        alike = (group[:, None] == group) * (k / n)
+        if np.allclose(projector, alike, atol=1e-6):
+            return "uniform" if k == 1 else "per group"
+    entries = np.diag(projector).round()
+    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"

@@ -16,30 +16,13 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
+from biasjax._audit.findings import Death
 from biasjax._jaxpr.double import bind
 
 # The same entries in another shape: measured once.
 _LAYOUT = {"reshape", "broadcast_in_dim", "squeeze", "transpose", "rev"}
 # Inputs differ above the first, outputs are equal below the second (relative); float64 round-off is 1e-16.
 _DIFFER, _EQUAL = 1e-7, 1e-10
-
-
-class Death(NamedTuple):
-    """An equation at which a shift dies.
-
-    Attributes
-    ----------
-    primitive
-        JAX primitive, e.g. "sub".
-    module
-        Name stack, e.g. "ResNet/BatchNorm_0"; empty for frameworks that set none.
-    where
-        "file:line (function)" of the model's or its library's code.
-    """
-
-    primitive: str
-    module: str
-    where: str
 
 
 class _Met(NamedTuple):

@@ -1,26 +1,57 @@
-"""Findings of an audit, and their tables.
-
-`biasjax.audit` makes them; nothing here computes.
-"""
+"""What an audit finds: types, verdicts, and their tables. Nothing here computes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from biasjax import check
-from biasjax._audit import deaths
-from biasjax._audit.shifts import Shifted
+from biasjax import _text, check
 
 VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
 
+# How far above round-off a change is one
+_ALIVE = 50.0
 
+_RANK = "rank: directions that change an output"
 _LEGEND = (
-    "rank: directions that change an output; unique: those that no other bias can stand in for. "
+    f"{_RANK}; unique: those that no other bias can stand in for. "
     "Of biases that absorb each other one must stay."
 )
+_BOUND = "unique is an upper bound: there are too many biases to compare all at once."
+_STAR = "*: another verdict in training than in evaluation."
+
+
+class Death(NamedTuple):
+    """An equation at which a shift dies.
+
+    Attributes
+    ----------
+    primitive
+        JAX primitive, e.g. "sub".
+    module
+        Name stack, e.g. "ResNet/BatchNorm_0"; empty for frameworks that set none.
+    where
+        "file:line (function)" of the model's or its library's code.
+    """
+
+    primitive: str
+    module: str
+    where: str
+
+
+class Shifted(NamedTuple):
+    """Largest relative output change under finite shifts of a bias, and the round-off it is held against."""
+
+    change: float
+    noise: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether the change is more than round-off."""
+        return self.change > _ALIVE * self.noise
 
 
 class Basis(NamedTuple):
@@ -37,6 +68,9 @@ class Basis(NamedTuple):
 
     name: str
     vectors: np.ndarray
+
+    def __repr__(self) -> str:
+        return _text.brief(self)
 
 
 class Finding(NamedTuple):
@@ -75,11 +109,36 @@ class Finding(NamedTuple):
     evidence: Shifted
     basis: Basis | None
     absorbed_by: tuple[str, ...]
-    deaths: tuple[deaths.Death, ...]
+    deaths: tuple[Death, ...]
+
+    def __repr__(self) -> str:
+        unique = "" if self.unique is None else f", unique {self.unique}"
+        why = f"; {self.why()}" if self.why() else ""
+        return f"Finding({self.path}: {self.verdict}, rank {self.rank} of {self.size}{unique}{why})"
+
+    def why(self) -> str:
+        """Reasons in a few words: which directions die where, and who absorbs the others."""
+        parts: list[str] = []
+        if self.basis:
+            parts.append(f"{self.basis.name} ({self.size - self.rank})")
+        if self.deaths:
+            first = self.deaths[0]
+            module = f" in {first.module}" if first.module else ""
+            parts.append(f"dies at {first.primitive}{module}, {'/'.join(first.where.split('/')[-2:])}")
+        if self.absorbed_by:
+            parts.append("absorbed by " + ", ".join(self.absorbed_by))
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values; of the basis its name and dimension."""
+        basis = self.basis and {"name": self.basis.name, "dimension": self.basis.vectors.shape[1]}
+        plain = self._asdict() | {"evidence": self.evidence._asdict(), "basis": basis}
+        deaths = [death._asdict() for death in self.deaths]
+        return plain | {"absorbed_by": list(self.absorbed_by), "deaths": deaths}
 
 
 class BiasAudit(NamedTuple):
-    """Findings of one audit.
+    """Findings of one audit; ``audit[path]`` is one of them.
 
     Attributes
     ----------
@@ -93,34 +152,41 @@ class BiasAudit(NamedTuple):
     exact: bool = True
 
     def __getitem__(self, path: str) -> Finding:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Finding of one bias by its path."""
         for finding in self.findings:
             if finding.path == path:
                 return finding
         known = ", ".join(f.path for f in self.findings)
         raise KeyError(f"audit: expected one of {known}, got {path!r}. Give the path of a bias.")
 
+    def __repr__(self) -> str:
+        bound = "" if self.exact else "; unique is an upper bound"
+        counts = Counter(f.verdict for f in self.findings)
+        found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+        biases = "1 bias" if len(self.findings) == 1 else f"{len(self.findings)} biases"
+        return f"BiasAudit({biases}: {found}; {self._dead_entries()} do nothing{bound})"
+
+    def _dead_entries(self) -> str:
+        dead, total = sum(f.size - f.rank for f in self.findings), sum(f.size for f in self.findings)
+        return f"{dead:,} of {total:,} parameters"
+
     def table(self) -> str:
         """One line per bias: path, size, rank, unique, verdict, and why."""
         cells = [("bias", "size", "rank", "unique", "verdict", "why")]
         for f in self.findings:
             unique = "-" if f.unique is None else str(f.unique)
-            cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, _why(f)))
-        return "\n".join([_columns(cells, right=(1, 2, 3)), self.summary(), _LEGEND])
+            cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, f.why()))
+        legend = [_LEGEND] if self.exact else [_LEGEND, _BOUND]
+        return "\n".join([_text.table(cells, right=(1, 2, 3)), "", self.summary(), *legend])
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Findings as plain Python values, fit for JSON."""
-        return {"exact": self.exact, "findings": [_plain(finding) for finding in self.findings]}
+        return {"exact": self.exact, "findings": [finding.to_dict() for finding in self.findings]}
 
     def summary(self, mode: str = "") -> str:
         """Count the biases, and the parameters in them, that do nothing."""
-        dead = [f for f in self.findings if f.rank == 0]
-        entries, total = sum(f.size - f.rank for f in self.findings), sum(f.size for f in self.findings)
+        dead = sum(f.rank == 0 for f in self.findings)
         where = f" in {mode}" if mode else ""
-        return (
-            f"{len(dead)} of {len(self.findings)} biases, {entries:,} of {total:,} parameters, "
-            f"do nothing{where}."
-        )
+        return f"{dead} of {len(self.findings)} biases, {self._dead_entries()}, do nothing{where}."
 
     def check(self, *verdicts: str) -> None:
         """Raise `AssertionError` with the table if any finding has one of the verdicts.
@@ -130,14 +196,8 @@ class BiasAudit(NamedTuple):
         Parameters
         ----------
         verdicts
-            Of `VERDICTS`; "cancelled" and "unused" if none is given.
-
-        Raises
-        ------
-        AssertionError
-            If a bias is found to be so.
-        ValueError
-            If a verdict is unknown, or was not asked for (absorbable, without ``joint``).
+            Of `VERDICTS`; "cancelled" and "unused" if none is given. `ValueError` if one is unknown, or was
+            not asked for (absorbable, without ``joint``).
         """
         wanted = verdicts or ("cancelled", "unused")
         found = self.having(*wanted)
@@ -148,7 +208,7 @@ class BiasAudit(NamedTuple):
             )
 
     def having(self, *verdicts: str) -> tuple[Finding, ...]:
-        """Findings with one of the verdicts; raises as `check` does."""
+        """Findings with one of the verdicts; raises `ValueError` as `check` does."""
         check_verdicts("verdict", verdicts, all(f.unique is not None for f in self.findings))
         return tuple(f for f in self.findings if f.verdict in verdicts)
 
@@ -159,6 +219,9 @@ class ModesAudit(NamedTuple):
     train: BiasAudit
     eval: BiasAudit
 
+    def __repr__(self) -> str:
+        return f"ModesAudit({len(self.differing)} verdicts differ\n  train={self.train}\n  eval={self.eval})"
+
     @property
     def differing(self) -> tuple[str, ...]:
         """Paths of the biases whose verdicts differ."""
@@ -167,17 +230,19 @@ class ModesAudit(NamedTuple):
 
     def table(self) -> str:
         """Both modes side by side, a star where they differ."""
+        differing = self.differing
         cells = [("bias", "size", "training", "rank", "evaluation", "rank", "")]
         for a, b in zip(self.train.findings, self.eval.findings, strict=True):
-            star = "*" if a.verdict != b.verdict else ""
+            star = "*" if a.path in differing else ""
             cells.append((a.path, str(a.size), a.verdict, str(a.rank), b.verdict, str(b.rank), star))
-        return "\n".join([_columns(cells, right=(1, 3, 5)), self.summary()])
+        legend = [f"{_RANK}.", _STAR] if differing else [f"{_RANK}."]
+        return "\n".join([_text.table(cells, right=(1, 3, 5)), "", self.summary(), *legend])
 
     def summary(self) -> str:
         """Counts in both modes."""
         return f"{self.train.summary('training')} {self.eval.summary('evaluation')}"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Both audits as plain Python values."""
         return {"train": self.train.to_dict(), "eval": self.eval.to_dict(), "differing": list(self.differing)}
 
@@ -197,15 +262,6 @@ def check_verdicts(what: str, verdicts: Sequence[str], joint: bool) -> None:
             check.fail(what, "an audit with joint=True", f"{verdict!r} without", "Let it compare biases.")
 
 
-def _remedy(found: Sequence[Finding]) -> str:
-    verdicts = {f.verdict for f in found}
-    if verdicts <= {"cancelled", "unused"}:
-        return "Leave them out (use_bias=False), or keep them at zero."
-    if "absorbable" in verdicts:
-        return "Of biases that absorb each other one must stay: leave out one at a time."
-    return "See which directions, and where they die, in the table."
-
-
 def verdict_of(used: bool, size: int, rank: int, unique: int | None) -> str:
     """Verdict of `VERDICTS` for a bias, from whether an output depends on it and its ranks."""
     if not used:
@@ -219,48 +275,10 @@ def verdict_of(used: bool, size: int, rank: int, unique: int | None) -> str:
     return "partly absorbable" if unique is not None and unique < rank else "needed"
 
 
-def basis_name(vectors: np.ndarray) -> str:
-    """Name of a subspace by its projector, which does not depend on the basis."""
-    n, k = vectors.shape
-    projector = vectors @ vectors.T
-    if n % k == 0:
-        group = np.arange(n) // (n // k)
-        alike = (group[:, None] == group) * (k / n)
-        if np.allclose(projector, alike, atol=1e-6):
-            return "uniform" if k == 1 else "per group"
-    entries = np.diag(projector).round()
-    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"
-
-
-def _why(f: Finding) -> str:
-    parts = []
-    if f.deaths:
-        module = f" in {f.deaths[0].module}" if f.deaths[0].module else ""
-        parts.append(f"dies at {f.deaths[0].primitive}{module}, {_short(f.deaths[0].where)}")
-    if f.basis:
-        parts.insert(0, f"{f.basis.name} ({f.size - f.rank})")
-    if f.absorbed_by:
-        parts.append("absorbed by " + ", ".join(f.absorbed_by))
-    return "; ".join(parts)
-
-
-def _short(where: str) -> str:
-    return "/".join(where.split("/")[-2:])
-
-
-def _plain(f: Finding) -> dict:
-    basis = None if f.basis is None else {"name": f.basis.name, "dimension": f.basis.vectors.shape[1]}
-    plain = f._asdict() | {"evidence": f.evidence._asdict(), "basis": basis}
-    return plain | {"absorbed_by": list(f.absorbed_by), "deaths": [death._asdict() for death in f.deaths]}
-
-
-def _columns(cells: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    rule = "-" * min(max(len(line.rstrip()) for line in lines), 100)
-    return "\n".join([lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:]), rule])
+def _remedy(found: Sequence[Finding]) -> str:
+    verdicts = {f.verdict for f in found}
+    if verdicts <= {"cancelled", "unused"}:
+        return "Leave them out (use_bias=False), or keep them at zero."
+    if "absorbable" in verdicts:
+        return "Of biases that absorb each other one must stay: leave out one at a time."
+    return "See which directions, and where they die, in the table."

@@ -14,31 +14,19 @@ import jax
 import numpy as np
 
 from biasjax._audit import compiling, drawing, nullspaces, rows
+from biasjax._audit.findings import Shifted
 from biasjax._audit.model import Model
 from biasjax._audit.rows import Draws
 
-# Sizes of shifts beside 1, in units of the bias (at least 1/2), and how far above round-off a change is one.
+# Sizes of shifts beside 1, in units of the bias (at least 1/2).
 # Large ones of both signs: one of them brings a dead ReLU to life.
 _SIZES = (1e-2, 1e2, -1e2)
-_ALIVE = 50.0
 # Of few outputs a shift at one point says little: finite shifts take so many points at most.
 _MOST_POINTS = 64
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
 _PLAIN = 1e-3
 # Shifts evaluated at once: the sizes of one, and as many of different biases.
 _BATCH = len(_SIZES)
-
-
-class Shifted(NamedTuple):
-    """Largest relative output change under finite shifts of a bias, and the round-off it is held against."""
-
-    change: float
-    noise: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether the change is more than round-off."""
-        return self.change > _ALIVE * self.noise
 
 
 _EPS = float(np.finfo(float).eps)
