@@ -1,33 +1,44 @@
-"""Command line: ``python -m biasjax audit package.module:factory`` audits a model and can fail a build."""
+"""Command line: ``biasjax audit package.module:factory`` audits a model and can fail a build."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
-import pathlib
 import sys
+import tempfile
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from biasjax import check
+
+if TYPE_CHECKING:
+    from biasjax.audit import BiasAudit
+
+__all__ = ["main"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass(frozen=True)
 class Audit:
     """Tell what every bias of a model does; exit with status 1 if one has a verdict of --fail-on."""
 
-    factory: tyro.conf.Positional[str]
-    """package.module:function; called without arguments, it returns (fn, params, *args), or (pure, *args)
-    with a `biasjax.adapters.Pure`, which has modes."""
+    factory: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
+    """A function that, called without arguments, returns (fn, params, *args), or (pure, *args) with a
+    biasjax.adapters.Pure, which has modes."""
     mode: Literal["train", "eval", "both"] = "both"
     """Of a Pure; a plain fn has none."""
-    fail_on: tuple[str, ...] = ()
-    """Verdicts that fail: cancelled, "partly cancelled", unused, absorbable, "partly absorbable", needed."""
-    json: str | None = None
+    fail_on: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VERDICT ...")] = ()
+    """Any of cancelled, "partly cancelled", unused, absorbable, "partly absorbable", needed."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the findings to this file."""
     seed: int = 0
     """Of all random draws."""
@@ -46,16 +57,17 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status."""
-    command: Any = tyro.cli(Command, args=arguments, prog="python -m biasjax")  # pyright: ignore
+    """Run a command; return the exit status: 1 for a verdict of --fail-on, 2 for a mistake."""
+    # Annotated unions are no type to a checker
+    command: Audit | Version = tyro.cli(Command, args=arguments, prog="biasjax")  # pyright: ignore
     if isinstance(command, Version):
         import biasjax
 
         print(biasjax.__version__)
         return 0
     try:
-        return audit(command)
-    except (ValueError, TypeError) as error:
+        return _audit(command)
+    except (ValueError, TypeError, OSError) as error:
         print(f"biasjax audit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -63,14 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def audit(command: Audit) -> int:
+def _audit(command: Audit) -> int:
     """Audit what the factory returns, print a table, and judge it."""
     _check(command)
     audits = _audits(command, *_made(command.factory))
     for mode, found in audits.items():
         print(f"{mode}\n{found.table()}\n" if mode else found.table())
     if command.json:
-        _write(command.json, {mode or "audit": found.to_dict() for mode, found in audits.items()})
+        from biasjax import _files
+
+        findings = {mode or "audit": found.to_dict() for mode, found in audits.items()}
+        _files.write(command.json, (json.dumps(findings, indent=2) + "\n").encode())
     bad = [
         f"{f.path} ({', '.join(filter(None, (f.verdict, mode)))})"
         for mode, found in audits.items()
@@ -83,18 +98,21 @@ def audit(command: Audit) -> int:
 
 def _check(command: Audit) -> None:
     """Refuse before the audit what would fail after it."""
-    from biasjax._audit.findings import check_verdicts
+    from biasjax.audit import check_verdicts
 
     check_verdicts("--fail-on", command.fail_on, command.joint)
-    if command.json and not pathlib.Path(command.json).resolve().parent.is_dir():
-        check.fail("--json", "a file in a folder that exists", command.json, "Make the folder.")
+    if command.json:
+        try:
+            tempfile.TemporaryFile(dir=command.json.resolve().parent).close()
+        except OSError as error:
+            check.fail("--json", "a file in a folder that can be written", error, "Make the folder.")
 
 
-def _audits(command: Audit, model: Any, *rest: Any) -> dict:
+def _audits(command: Audit, model: Any, *rest: Any) -> dict[str, BiasAudit]:
     from biasjax.adapters import Pure
     from biasjax.audit import audit_biases, audit_modes, in_mode
 
-    options = {"seed": command.seed, "joint": command.joint}
+    options: dict[str, Any] = {"seed": command.seed, "joint": command.joint}
     if not isinstance(model, Pure):
         return {"": audit_biases(model, *rest, **options)}
     if command.mode == "both":
@@ -104,7 +122,7 @@ def _audits(command: Audit, model: Any, *rest: Any) -> dict:
     return {command.mode: audit_biases(fn, model.params, *rest, keys, **options)}
 
 
-def _made(name: str) -> tuple:
+def _made(name: str) -> tuple[Any, ...]:
     """Call the factory: a tuple of a function or `Pure` and its arguments."""
     from biasjax.adapters import Pure
 
@@ -116,14 +134,13 @@ def _made(name: str) -> tuple:
         got = f"{type(error).__name__}: {error}"
         check.fail("factory", f"{name} to run without arguments", got, "Its traceback stands above.")
     if isinstance(made, Pure) or not isinstance(made, tuple) or not made:
+        expected = f"{name} to return (fn, params, *args) or (pure, *args)"
         got = "a Pure alone" if isinstance(made, Pure) else type(made).__name__
-        check.fail(
-            "factory", f"{name} to return (fn, params, *args) or (pure, *args)", got, "Return a tuple."
-        )
+        check.fail("factory", expected, got, "Return a tuple.")
     return made
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> Callable[[], Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         check.fail("factory", "package.module:function", name, "Put a colon before the function's name.")
@@ -138,15 +155,7 @@ def _load(name: str) -> Any:
         fix = "Check the name and the path." if unknown else "Its traceback stands above."
         check.fail("factory", f"a module {module!r} to import", f"{type(error).__name__}: {error}", fix)
     known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-    check.choice("factory", attribute, known)
-    return getattr(loaded, attribute)
-
-
-def _write(path: str, found: dict) -> None:
-    # Whole or not at all
-    temporary = pathlib.Path(path + ".part")
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    os.replace(temporary, path)
+    return getattr(loaded, check.choice("factory", attribute, known))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Imports run one way, and cost little."""
+"""Imports run one way and cost little, names are public or private, and what is imported is declared."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -10,71 +14,148 @@ import pytest
 import biasjax
 
 ROOT = Path(biasjax.__file__).parent
-# Each module imports from rows above its own only, and from its own row where a name says so
+FILES = sorted(ROOT.rglob("*.py"))
+# Each module imports from rows above its own only. A room's modules are named "room.part"; the order within a
+# room stands here too.
 ROWS = (
-    ("__init__", "check"),
-    ("tree", "activations", "initializers", "data"),
-    ("gaussian", "roots"),
-    ("meanfield",),
-    ("phases", "normrates"),
-    ("linear", "norms"),
-    ("network", "stepwise"),
-    ("training", "grid", "progress", "layerwise"),
+    ("biasjax", "check", "_status", "_text"),
+    ("_files", "_jaxpr.interpret"),
+    ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
+    ("tree", "activations", "initializers", "data", "stepwise"),
+    ("gaussian", "_roots", "linear", "norms"),
+    ("meanfield", "attention"),
+    ("phases", "normrates", "network"),
+    ("training", "_layerwise"),
     ("propagation",),
     ("jacobian",),
-    ("chunked", "execute"),
+    ("_audit.findings", "_audit.compiling", "_audit.nullspaces", "_audit.drawing"),
+    ("_audit.model",),
+    ("_audit.deaths", "_audit.budget"),
+    ("_audit.rows",),
+    ("_audit.shifts",),
+    ("_audit.cancellation", "_audit.absorption"),
+    ("audit", "adapters"),
+    ("_sweep.grid", "_sweep.progress", "_sweep.checkpoints"),
+    ("_sweep.lazy", "_sweep.execute"),
+    ("_sweep.chunks",),
     ("store",),
     ("sweep",),
-    ("plot", "submit"),
-    ("attention", "adapters", "compiling", "double", "draws", "ranks"),
-    ("deaths", "kinks", "sensitivity"),
-    ("traced",),
-    ("probe",),
-    ("shifts", "joint"),
-    ("findings", "sampling"),
-    ("audit",),
+    ("submit", "plot"),
     ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+ROOMS = {name.split(".")[0] for name in RANK if "." in name}
+
+# What only an extra brings, or the user's own framework
+BROUGHT_BY = {
+    "plot": {"matplotlib"},
+    "_sweep.progress": {"rich"},
+    "submit": {"submitit"},
+    "adapters": {"equinox"},
+    "data": {"sklearn", "mlxtend"},
+}
 
 
-def _imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports at run time, anywhere in it."""
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts) if parts != ("__init__",) else "biasjax"
+
+
+def _imported(path: Path) -> set[str]:
+    """Modules and names that a file imports at run time, anywhere in it, with dots."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "biasjax":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("biasjax."):
-            found.add(node.module.split(".")[1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("biasjax.")}
+            found |= {alias.name for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
+def _own(path: Path) -> set[str]:
+    """Modules of this package that a file imports."""
+    found = set()
+    for full in _imported(path):
+        if full.split(".")[0] == "biasjax":
+            _, *parts = full.split(".")
+            found.add(".".join(parts[: 2 if parts and parts[0] in ROOMS else 1]) or "biasjax")
+    return {name if name in RANK else name.split(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_run_one_way(path):
-    assert path.stem in RANK, f"give {path.stem} a row in {Path(__file__).name}"
-    above = {name for name in _imports(path) if RANK[name] >= RANK[path.stem]}
-    assert not above, f"{path.stem} imports {above}, which stand on its floor or above"
+    name = _name(path)
+    if name.endswith("__init__") and name != "biasjax":
+        assert not path.read_text(), "a room's __init__ is empty"
+        return
+    assert name in RANK, f"give {name} a row in {Path(__file__).name}"
+    above = {other for other in _own(path) if other not in RANK or RANK[other] >= RANK[name]}
+    assert not above, f"{name} imports {above}, which stand on its floor or above"
+
+
+def test_rows_name_modules_that_exist():
+    assert set(RANK) == {_name(path) for path in FILES if not _name(path).endswith(".__init__")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_what_is_imported_is_declared(path):
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
+    owners = packages_distributions()
+    others = {full.split(".")[0] for full in _imported(path)} - set(sys.stdlib_module_names) - {"biasjax"}
+    undeclared = {name for name in others if not declared & {*owners.get(name, ()), name}}
+    assert undeclared <= BROUGHT_BY.get(_name(path), set())
+
+
+def test_theory_knows_nothing_of_what_it_is_compared_with():
+    assert _own(ROOT / "meanfield.py") <= {"gaussian", "activations", "check", "_text"}
+
+
+@pytest.mark.parametrize("name", [name for name in biasjax.__all__ if not name.startswith("_")])
+def test_public_modules_show_public_names(name):
+    module = importlib.import_module(f"biasjax.{name}")
+    assert dir(module) == list(module.__all__)
+    for public in module.__all__:
+        assert hasattr(module, public)
+        assert not public.startswith("_")
+    defined = {
+        node.name
+        for node in ast.parse((ROOT / f"{name}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    assert defined <= set(module.__all__), "make it private, or public"
+
+
+def test_the_package_shows_public_modules():
+    files = {path.stem for path in ROOT.glob("*.py") if not path.stem.startswith("_")}
+    assert set(dir(biasjax)) == files | {"__version__"}
+    # Checkers and editors see the same as `dir`
+    typed = ast.parse((ROOT / "__init__.py").read_text())
+    seen = {a.name for node in ast.walk(typed) if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert files <= seen
 
 
 def _loaded(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
 
 
 def test_import_is_quick():
     assert not {"jax", "numpy", "xarray"} & _loaded("import biasjax")
-    modules = ", ".join(f"biasjax.{name}" for name in RANK if name not in ("__init__", "plot", "chunked"))
-    assert not {"xarray", "matplotlib", "sklearn", "flax", "rich"} & _loaded(f"import {modules}")
+    modules = ", ".join(
+        f"biasjax.{name}" for name in RANK if name not in ("biasjax", "_sweep.lazy", "__main__")
+    )
+    heavy = {"xarray", "matplotlib", "sklearn", "flax", "rich", "orbax", "h5netcdf", "submitit"}
+    assert not heavy & _loaded(f"import {modules}")
 
 
 def test_modules_load_when_first_used():
     assert biasjax.network.Network is not None
     assert "network" in dir(biasjax)
     with pytest.raises(AttributeError, match="no attribute 'nework'"):
-        _ = biasjax.nework
+        _ = biasjax.nework  # pyright: ignore[reportAttributeAccessIssue]
