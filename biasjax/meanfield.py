@@ -338,6 +338,33 @@ def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: Arra
     return (sigma_w**2 * moment).astype(dtype)
 
 
+def backward(log_growth: ArrayLike) -> jax.Array:
+    """Log of the squared gradient norm at every layer, relative to the last layer.
+
+    Parameters
+    ----------
+    log_growth
+        Log factors by which it grows from each layer to the one below, first layer first,
+        ``(depth - 1, ...)``. With log chi_1 of all layers these are ``[:-1]`` for gradients of
+        pre-activations, which pass the slopes of their own layer but not of the last, and ``[1:]`` for
+        gradients of activations, which pass those of the layer above. Whatever adds up along the same
+        way, as variances do, can take their place.
+
+    Returns
+    -------
+    jax.Array
+        ``(depth, ...)``, 0 in the last layer.
+
+    Examples
+    --------
+    >>> print(backward(jnp.array([0.5, 1.0, 2.0])))
+    [3.5 3. 2. 0. ]
+    """
+    log_growth = jnp.asarray(log_growth)
+    above = jax.lax.cumsum(log_growth, reverse=True)
+    return jnp.pad(above, [(0, 1)] + [(0, 0)] * (above.ndim - 1))
+
+
 def inputs(sigma_w: ArrayLike, sigma_b: ArrayLike, **others: ArrayLike):
     """Check scales and variances; return arrays of one shape to compute with, and the dtype of results."""
     check.in_range("sigma_w", sigma_w, low=0.0)

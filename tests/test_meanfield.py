@@ -239,6 +239,14 @@ def test_fluctuations_are_those_of_networks(name, sigma_w, sigma_b):
     chex.assert_trees_all_close(jnp.asarray(found), expected, rtol=4 * 0.03 + 0.05)
 
 
+def test_backward_multiplies_the_jacobians_of_a_chain(x64):
+    # Networks of width one: the gradient of layer l is the product of the slopes above it
+    slopes = np.array([[0.5, 2.0], [3.0, 0.1], [1.5, 1.0]])
+    expected = np.array([np.prod(slopes[layer:] ** 2, axis=0) for layer in range(4)])
+    chex.assert_trees_all_close(jnp.exp(meanfield.backward(np.log(slopes**2))), expected, rtol=1e-12)
+    assert meanfield.backward(jnp.zeros((0, 2))).tolist() == [[0.0, 0.0]]
+
+
 def test_two_inputs_of_different_norm(x64):
     c = meanfield.correlation_map("linear", 0.3, 1.0, 1.2, 0.5, q_other=4.0)
     expected = (1.44 * 0.3 * 2 + 0.25) / np.sqrt((1.44 + 0.25) * (1.44 * 4 + 0.25))
