@@ -1,7 +1,6 @@
-"""Which directions of each bias are dead: Jacobian rows at as many draws as it takes, and finite shifts.
+"""Which directions of each bias are dead, and where they die.
 
-`biasjax._audit.rows` takes rows at one draw of the parameters, `biasjax._audit.shifts` shifts biases; here they check
-each other.
+Derivatives at as many draws as it takes are held to finite shifts.
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from biasjax._audit import rows, shifts
-from biasjax._audit.absorption import draws_compared, rows_compared
+from biasjax._audit import budget, deaths, nullspaces, shifts
+from biasjax._audit.findings import Death, Shifted
 from biasjax._audit.model import Model
-from biasjax._audit.rows import Draw, Sample
-from biasjax._audit.shifts import Shifted, Shifts
+from biasjax._audit.points import Draws, point
+from biasjax._audit.rows import Draw, Sample, sampler
+from biasjax._audit.shifts import Shifts
 
-# A wide layer before few outputs shows them a few directions at each draw of the parameters only.
-_MANY_DRAWS = 16
-# Inputs at each draw of the parameters of a small model: few may reach a branch, or a unit's other piece.
-_INPUTS = 16
 # A draw of the parameters that is never sampled: what is dead there, too, was not fitted to the samples.
 _FRESH = 2**20
 
@@ -33,10 +29,8 @@ def sample(
     ----------
     shifter
         From `biasjax._audit.shifts.prepare`.
-    draw
-        From `biasjax._audit.rows.sampler`.
-    wanted
-        From `rows_wanted`.
+    draw, wanted
+        Takes rows, and how many for each bias at each draw of the parameters.
     evidence
         What shifting the whole of each bias does.
 
@@ -53,25 +47,86 @@ def sample(
     frozen = _frozen(shifter, dead, evidence)
     if frozen:
         as_they_are = model._replace(pieces=lambda flat, leaves: model.outputs(flat, leaves[:-1]))
-        plainly = rows.sampler(as_they_are, shifter.draws)
-        plain = rows.dead_directions(model, [plainly(w, rows.tolist()) for w, rows in enumerate(wanted)])
+        plainly = sampler(as_they_are, shifter.draws)
+        plain = dead_directions(model, [plainly(w, rows.tolist()) for w, rows in enumerate(wanted)])
         dead = [plain[b] if b in frozen else basis for b, basis in enumerate(dead)]
     return samples, dead
 
 
-def _held_to_shifts(shifter: Shifts, draw: Draw, samples: list, evidence) -> list[np.ndarray]:
+def dead_directions(model: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """For each bias an orthonormal basis (size, dead) of the directions in which no draw has a derivative."""
+    dead = []
+    for b, (i, place) in enumerate(zip(model.biases.indices, model.biases.slices, strict=True)):
+        size = place.stop - place.start
+        if not model.program.used[i]:
+            dead.append(np.eye(size))
+            continue
+        asked = [sample.in_noise(b, place) for sample in samples if sample.counts[b]]
+        count = budget.rows_of_sample(size, len(asked))
+        rows = [nullspaces.levelled(nullspaces.spread(own, count)) for own in asked]
+        dead.append(nullspaces.null_basis(np.concatenate(rows)) if rows else np.eye(size))
+    return dead
+
+
+def places(model: Model, draws: Draws, dead: Sequence[np.ndarray]) -> list[tuple[Death, ...]]:
+    """For each bias the equations at which a random dead shift, large or small, comes to nothing."""
+    used = [model.program.used[i] for i in model.biases.indices]
+    asked = [b for b, basis in enumerate(dead) if basis.shape[1] and used[b]]
+    found: list[tuple[Death, ...]] = [()] * len(dead)
+    if not asked:
+        return found
+    leaves = point(model, draws, 0, 1)
+    flat = model.biases.gather(leaves)
+    rng = np.random.default_rng([draws.seed, 4])
+    sizes = budget.death_shifts(flat.size)
+    shifted = np.tile(flat, (len(asked), len(sizes), 1))
+    for row, b in zip(shifted, asked, strict=True):
+        direction = dead[b] @ rng.standard_normal(dead[b].shape[1])
+        row[:, model.biases.slices[b]] += np.outer(sizes, direction / np.sqrt(np.mean(direction**2)))
+    copies = [
+        shifted[..., place].reshape(len(asked), len(sizes), *shape)
+        for place, shape in zip(model.biases.slices, model.biases.shapes, strict=True)
+    ]
+    where = deaths.find(model.program.jaxpr, leaves, copies, model.biases.indices)
+    for b, one in zip(asked, where, strict=True):
+        found[b] = one
+    return found
+
+
+def basis_name(vectors: np.ndarray) -> str:
+    """Name of a subspace (`Basis.name`) by its projector, which does not depend on the basis.
+
+    Examples
+    --------
+    >>> basis_name(np.full((4, 1), 0.5)), basis_name(np.eye(4)[:, 1:3])
+    ('uniform', 'entries')
+    """
+    n, k = vectors.shape
+    projector = vectors @ vectors.T
+    if n % k == 0:
+        group = np.arange(n) // (n // k)
+        alike = (group[:, None] == group) * (k / n)
+        if np.allclose(projector, alike, atol=1e-6):
+            return "uniform" if k == 1 else "per group"
+    entries = np.diag(projector).round()
+    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"
+
+
+def _held_to_shifts(
+    shifter: Shifts, draw: Draw, samples: list[Sample], evidence: Sequence[Shifted]
+) -> list[np.ndarray]:
     """Dead directions; extends ``samples`` while finite shifts along these contradict the rows.
 
     Behind a narrow linear layer a draw shows a few directions of a bias only, others at each draw.
     """
     while True:
-        dead = rows.dead_directions(shifter.model, samples)
+        dead = dead_directions(shifter.model, samples)
         doubtful = _doubtful(samples, dead, shifter, evidence)
         if not doubtful:
             return dead
         before = [dead[b].shape[1] for b in doubtful]
         samples += [draw(w, [1] * len(dead)) for w in range(len(samples), 2 * len(samples))]
-        dead = rows.dead_directions(shifter.model, samples)
+        dead = dead_directions(shifter.model, samples)
         if before == [dead[b].shape[1] for b in doubtful]:
             break
     for b in doubtful:
@@ -81,56 +136,9 @@ def _held_to_shifts(shifter: Shifts, draw: Draw, samples: list, evidence) -> lis
     return dead
 
 
-def _frozen(shifter: Shifts, dead: Sequence[np.ndarray], evidence: Sequence[Shifted]) -> list[int]:
-    """Biases with a derivative that no shift of the whole moves: on pieces that nothing reaches."""
-    asked = [
-        np.eye(len(basis)) if basis.shape[1] < len(basis) and not alone.alive else basis[:, :0]
-        for basis, alone in zip(dead, evidence, strict=True)
-    ]
-    if not any(whole.shape[1] for whole in asked):
-        return []
-    again = shifts.each(shifter, asked, _FRESH)
-    return [b for b, whole in enumerate(asked) if whole.shape[1] and not again[b].alive]
-
-
-def rows_wanted(model: Model, draws: int, joint_limit: int) -> list[np.ndarray]:
-    """Rows wanted for each bias at each draw of the parameters.
-
-    Parameters
-    ----------
-    model
-        From `biasjax._audit.model.model`.
-    draws, joint_limit
-        Those of `biasjax.audit.audit_biases`; a limit of 0 for no joint analysis.
-
-    Returns
-    -------
-    list of array
-    """
-    sizes = np.array([place.stop - place.start for place in model.biases.slices])
-    unknowns = sizes.copy()
-    if sum(sizes) > rows.LARGE:
-        # Small biases need few rows, and often lie in early layers, the dearest to go back to
-        for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
-            some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
-            unknowns[some] = max(sizes[some], default=0)
-    else:
-        unknowns[:] = max(sizes)
-    counts = unknowns + rows.SPARE
-    calls = -(-counts // model.width)
-    least = draws if sum(sizes) <= rows.LARGE else max(draws // 2, 1)
-    most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
-    plan = [np.where(w < most, -(-counts // most), 0) for w in range(max(most))]
-    if sum(sizes) <= rows.LARGE:
-        plan = [np.maximum(wanted, _INPUTS * rows.ROWS) for wanted in plan]
-    if joint_limit:
-        together = rows_compared(sizes.tolist(), joint_limit)
-        first = draws_compared(sizes.tolist(), draws)
-        plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
-    return plan
-
-
-def _doubtful(samples, dead, shifter, evidence) -> list[int]:
+def _doubtful(
+    samples: Sequence[Sample], dead: Sequence[np.ndarray], shifter: Shifts, evidence: Sequence[Shifted]
+) -> list[int]:
     """Biases that a finite shift along a dead direction brings to life."""
     slopes = np.max([sample.slopes for sample in samples], 0)
     moved = any(shifts.together(shifter, dead, weights, slopes).alive for weights in (0, _FRESH))
@@ -145,14 +153,13 @@ def _doubtful(samples, dead, shifter, evidence) -> list[int]:
     return [b for b, pair in enumerate(zip(*shifted, strict=True)) if any(shift.alive for shift in pair)]
 
 
-def basis_name(vectors: np.ndarray) -> str:
-    """Name of a subspace by its projector, which does not depend on the basis."""
-    n, k = vectors.shape
-    projector = vectors @ vectors.T
-    if n % k == 0:
-        group = np.arange(n) // (n // k)
-        alike = (group[:, None] == group) * (k / n)
-        if np.allclose(projector, alike, atol=1e-6):
-            return "uniform" if k == 1 else "per group"
-    entries = np.diag(projector).round()
-    return "entries" if np.allclose(projector, np.diag(entries), atol=1e-6) else "other"
+def _frozen(shifter: Shifts, dead: Sequence[np.ndarray], evidence: Sequence[Shifted]) -> list[int]:
+    """Biases with a derivative that no shift of the whole moves: on pieces that nothing reaches."""
+    asked = [
+        np.eye(len(basis)) if basis.shape[1] < len(basis) and not alone.alive else basis[:, :0]
+        for basis, alone in zip(dead, evidence, strict=True)
+    ]
+    if not any(whole.shape[1] for whole in asked):
+        return []
+    again = shifts.each(shifter, asked, _FRESH)
+    return [b for b, whole in enumerate(asked) if whole.shape[1] and not again[b].alive]

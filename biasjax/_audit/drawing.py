@@ -8,7 +8,6 @@ non-finite entries stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,8 +17,6 @@ import numpy as np
 MASKED = 1e8
 # A few dozen units in the last place
 NUDGE = 1e-14
-
-Varies = bool | Callable[[str, Any], bool]
 
 
 def to_host(leaf: Any) -> Any:
@@ -161,8 +158,3 @@ def nudge(rng: np.random.Generator, leaf: Any, relative: float = NUDGE) -> Any:
         return leaf
     # Uniform numbers of variance one: drawn in half the time
     return leaf * (1 + relative * np.sqrt(12) * (rng.random(leaf.shape) - 0.5))
-
-
-def varies(what: Varies, path: str, leaf: Any) -> bool:
-    """Whether a leaf is to be drawn: a bool for all, or a predicate on (path, leaf)."""
-    return what if isinstance(what, bool) else bool(what(path, leaf))

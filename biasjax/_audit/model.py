@@ -6,26 +6,76 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check, tree
-from biasjax._audit import compiling, drawing, sensitivity
+from biasjax._audit import compiling, drawing
 from biasjax._jaxpr import kinks
 from biasjax._jaxpr.double import Program, program
+
+# The function that errors name
+_WHAT = "audit_biases"
+
+
+class Biases(NamedTuple):
+    """Where the biases are among a program's inputs and in the flat vector of all of them."""
+
+    indices: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each bias."""
+        return [int(np.prod(shape)) for shape in self.shapes]
+
+    @property
+    def total(self) -> int:
+        """Length of the flat vector."""
+        return sum(self.sizes)
+
+    @property
+    def slices(self) -> list[slice]:
+        """Place of each bias in the flat vector."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+
+    def gather(self, leaves: Sequence) -> np.ndarray:
+        """Flat vector of all biases."""
+        return np.concatenate([np.ravel(leaves[i]) for i in self.indices])
+
+    def put(self, leaves: Sequence, parts: Sequence) -> list:
+        """Leaves with the biases given one by one, flat."""
+        leaves = list(leaves)
+        for i, part, shape in zip(self.indices, parts, self.shapes, strict=True):
+            leaves[i] = part.reshape(shape)
+        return leaves
 
 
 class Model(NamedTuple):
     """A traced function with its leaves on the host and its biases singled out.
 
-    ``outputs(flat biases, leaves)`` are all outputs, flat; ``pieces(flat biases, [*leaves, seed])`` the same
-    with derivatives that take kinks both ways (`biasjax._jaxpr.kinks`). ``width`` is their number.
+    Attributes
+    ----------
+    program, leaves, paths
+        The function of flat leaves, those given (float64), and their paths.
+    parameters
+        How many of the leaves are parameters; the others are arguments.
+    biases
+        Which of the parameters are biases.
+    outputs, pieces
+        ``outputs(biases, leaves)``, all outputs flat, each divided by its size so that a loss and its logits
+        count alike; biases are one flat vector or a list of them. ``pieces(biases, [*leaves, seed])`` is the
+        same with derivatives that take kinks both ways (`biasjax._jaxpr.kinks`).
+    width
+        Number of outputs.
     """
 
     program: Program
-    leaves: tuple
+    leaves: tuple[Any, ...]
     paths: tuple[str, ...]
     parameters: int
-    biases: sensitivity.Biases
+    biases: Biases
     outputs: Callable
     pieces: Callable
     width: int
@@ -36,96 +86,95 @@ class Model(NamedTuple):
         return [self.paths[i] for i in self.biases.indices]
 
 
-def model(fn: Callable, params: Any, *args: Any, is_bias: Any = None) -> Model:
+def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) -> Model:
     """Trace a function and check that it can be audited."""
-    what = "audit_biases"
     if not callable(fn):
-        got, fix = (
-            type(fn).__name__,
-            "The order is (fn, params, *args); unpack a Pure for audit_modes(*pure, x).",
-        )
-        check.fail(what, "a function", got, fix, TypeError)
+        fix = "The order is (fn, params, *args); unpack a Pure for audit_modes(*pure, x)."
+        check.fail(_WHAT, "a function", type(fn).__name__, fix, TypeError)
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
     others = jax.tree_util.tree_leaves_with_path(args)
     paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
-    for path, (_, leaf) in zip(paths, [*flat, *others], strict=True):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
-            fix = "Close over what is not an array, or use biasjax.adapters."
-            check.fail(what, f"an array at {path!r}", type(leaf).__name__, fix, TypeError)
-        if isinstance(leaf, jax.Array) and leaf.is_deleted():
-            check.fail(what, f"an array at {path!r}", "a deleted (donated) one", "Pass a copy.")
-    _check_devices(what, paths, [leaf for _, leaf in [*flat, *others]])
-    params, args = jax.tree.map(jax.numpy.asarray, (params, args))
-    mask = _mask(what, is_bias, structure, paths, jax.tree.leaves(params))
+    _check_leaves(paths, [leaf for _, leaf in [*flat, *others]])
+    params, args = jax.tree.map(jnp.asarray, (params, args))
+    indices = _bias_indices(is_bias, structure, paths, jax.tree.leaves(params))
     lifted = program(fn, params, *args)
     leaves = tuple(drawing.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
-    biases = sensitivity.Biases(tuple(mask), tuple(leaves[i].shape for i in mask))
-    scales, width = _scales(what, lifted, leaves)
+    biases = Biases(tuple(indices), tuple(leaves[i].shape for i in indices))
+    scales, width = _scales(lifted, leaves)
     with jax.enable_x64(True):
         both_ways = lifted._replace(jaxpr=kinks.both_ways(lifted.jaxpr))
-    outputs, pieces = (sensitivity.flat_outputs(one, biases, scales) for one in (lifted, both_ways))
+    outputs, pieces = (_flat_outputs(one, biases, scales) for one in (lifted, both_ways))
     return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
 
 
-def _check_devices(what, paths, leaves):
+def _check_leaves(paths: Sequence[str], leaves: Sequence) -> None:
     homes: dict = {}
     for path, leaf in zip(paths, leaves, strict=True):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+            fix = "Close over what is not an array, or use biasjax.adapters."
+            check.fail(_WHAT, f"an array at {path!r}", type(leaf).__name__, fix, TypeError)
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            check.fail(_WHAT, f"an array at {path!r}", "a deleted (donated) one", "Pass a copy.")
         if isinstance(leaf, jax.Array) and leaf.committed:
             homes.setdefault(frozenset(leaf.devices()), path)
     if len(homes) > 1:
         (first, one), (second, two) = list(homes.items())[:2]
         fix = "Move them to one device: jax.device_put(x, jax.devices()[0])."
         got = f"{one!r} on {sorted(map(str, first))} and {two!r} on {sorted(map(str, second))}"
-        check.fail(what, "all arrays on the same devices", got, fix)
+        check.fail(_WHAT, "all arrays on the same devices", got, fix)
 
 
-def _mask(what, is_bias, structure, paths, leaves) -> list[int]:
+def _bias_indices(is_bias: Any, structure: Any, paths: Sequence[str], leaves: Sequence) -> list[int]:
     if is_bias is None or callable(is_bias):
         chosen = [(is_bias or tree.is_bias)(path, leaf) for path, leaf in zip(paths, leaves, strict=False)]
     elif jax.tree.structure(is_bias) == structure:
         chosen = jax.tree.leaves(is_bias)
     else:
         got = jax.tree.structure(is_bias)
-        check.fail(what, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
+        check.fail(_WHAT, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
     floating = [np.issubdtype(drawing.to_host(leaf).dtype, np.floating) for leaf in leaves]
-    mask = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
-    if not mask:
+    found = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
+    if not found:
         some = ", ".join([*paths[: min(4, len(leaves))], *(["..."] if len(leaves) > 4 else [])])
         got = f"only [{some}]" if leaves else "no leaves at all"
         fix = "If they have other names, give is_bias to audit_biases: a predicate on (path, leaf) or a mask."
-        check.fail(what, "a real floating leaf in params named bias, b, beta, offset or the like", got, fix)
-    return mask
+        check.fail(_WHAT, "a real floating leaf in params named bias, b, beta, offset or the like", got, fix)
+    return found
 
 
-def _scales(what, lifted: Program, leaves: Sequence) -> tuple[list[np.ndarray], int]:
+def _scales(lifted: Program, leaves: Sequence) -> tuple[list[np.ndarray], int]:
     """Size of the entries of every output, and their number."""
     if not any(lifted.floating):
-        check.fail(what, "a floating output", "none", "Return logits, not classes.")
-    for eqn in lifted.jaxpr.eqns:
-        if eqn.primitive.name == "pure_callback" and eqn.params["vmap_method"] is None:
-            check.fail(what, "a vmap_method in pure_callback", None, "Give one, say 'sequential'.")
-    run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
+        check.fail(_WHAT, "a floating output", "none", "Return logits, not classes.")
     rng = np.random.default_rng(0)
-    drawn = [drawing.argument(rng, leaf) for leaf in leaves]
-    with jax.enable_x64(True):
-        try:
-            both = [run(*leaves), run(*drawn)]
-        except jax.errors.JaxRuntimeError as error:
-            said = str(error).splitlines()[-1]
-            fix = "A host callback must return the dtype that it is called with."
-            check.fail(what, "a function that runs in float64", said, fix)
-    outs, others = (
-        [np.asarray(o) for o, keep in zip(found, lifted.floating, strict=True) if keep] for found in both
-    )
+    outs, others = _run(lifted, leaves, [drawing.argument(rng, leaf) for leaf in leaves])
     for i, out in enumerate(outs):
         if not np.isfinite(out).all():
             bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
-            check.fail(what, "finite outputs at the given input", bad, "Start from finite ones.")
+            check.fail(_WHAT, "finite outputs at the given input", bad, "Start from finite ones.")
     scales = [_size(out, other) for out, other in zip(outs, others, strict=True)]
     width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
     if not width:
-        check.fail(what, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
+        check.fail(_WHAT, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
     return scales, width
+
+
+def _run(lifted: Program, *points: Sequence) -> list[list[np.ndarray]]:
+    """Floating outputs at each of some points."""
+    for eqn in lifted.jaxpr.eqns:
+        if eqn.primitive.name == "pure_callback" and eqn.params["vmap_method"] is None:
+            check.fail(_WHAT, "a vmap_method in pure_callback", None, "Give one, say 'sequential'.")
+    run = compiling.quick_jit(lambda *leaves: lifted(*leaves))
+    with jax.enable_x64(True):
+        try:
+            found = [run(*leaves) for leaves in points]
+        except jax.errors.JaxRuntimeError as error:
+            said = str(error).splitlines()[-1]
+            fix = "A host callback must return the dtype that it is called with."
+            check.fail(_WHAT, "a function that runs in float64", said, fix)
+    return [
+        [np.asarray(out) for out, keep in zip(outs, lifted.floating, strict=True) if keep] for outs in found
+    ]
 
 
 def _size(out: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -137,3 +186,18 @@ def _size(out: np.ndarray, other: np.ndarray) -> np.ndarray:
     known = np.abs(out[varying] if varying.any() else out)
     size = known.max(initial=0.0) or 1.0
     return np.where(varying, size, np.maximum(np.abs(out), size))
+
+
+def _flat_outputs(lifted: Program, biases: Biases, scales: Sequence[np.ndarray]) -> Callable:
+    """`Model.outputs`, each floating output divided by its scale (an array like it)."""
+
+    def outputs(flat, leaves):
+        parts = flat if isinstance(flat, list) else [flat[place] for place in biases.slices]
+        outs = lifted(*biases.put(leaves, parts))
+        kept = [out for out, keep in zip(outs, lifted.floating, strict=True) if keep]
+        scaled = [jnp.ravel(out / scale) for out, scale in zip(kept, scales, strict=True)]
+        return jnp.concatenate(
+            [jnp.concatenate([s.real, s.imag]) if jnp.iscomplexobj(s) else s for s in scaled]
+        )
+
+    return outputs

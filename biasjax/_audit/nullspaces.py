@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
+from biasjax._audit import budget
+
 # A random k x n matrix of unit noise has norm sqrt(k) + sqrt(n); this many times it is no longer noise.
 _MARGIN = 50.0
 # Directions this much above noise can be compared with others: an angle of a thousandth is seen.
@@ -66,11 +68,6 @@ def _threshold(k: int, n: int) -> float:
     return _MARGIN * (np.sqrt(k) + np.sqrt(n))
 
 
-def rank(rows: np.ndarray, noise: float = 1.0) -> int:
-    """Rank of rows of a known noise level."""
-    return rows.shape[1] - null_basis(rows, noise).shape[1]
-
-
 class Reproducible(NamedTuple):
     """What other biases can do of what one can, at one draw of the weights.
 
@@ -106,7 +103,7 @@ class Live(NamedTuple):
 
 def live(rows: np.ndarray, noise: float) -> Live:
     """Directions of one bias by the size of what they do, from its Jacobian rows and their noise."""
-    some = levelled(spread(rows, 2 * rows.shape[1] + 64), noise)
+    some = levelled(spread(rows, budget.rows_to_span(rows.shape[1])), noise)
     _, sizes, directions = np.linalg.svd(some / noise, full_matrices=False)
     level = _threshold(*some.shape)
     clear, dead = int((sizes > _CLEAR * level).sum()), int((sizes > level).sum())
@@ -208,7 +205,7 @@ def _by(parts: Sequence[np.ndarray], i: int) -> tuple[int, ...]:
     wanted = _dimension(parts[i])
     members = sorted((j for j in range(len(parts)) if j != i), key=lambda j: (abs(j - i), j < i))
     gone: set[int] = set()
-    for group in (members[6:], *([j] for j in reversed(members))):
+    for group in (members[budget.NEIGHBOURS :], *([j] for j in reversed(members))):
         if not group or gone.issuperset(group):
             continue
         free = _null(np.concatenate([parts[j] for j in group]))
@@ -231,29 +228,3 @@ def common_rank(subspaces: Sequence[np.ndarray]) -> int:
     """Dimension of the sum of subspaces, each given by an orthonormal basis."""
     values = np.linalg.svd(np.concatenate(subspaces, axis=1), compute_uv=False)
     return int((values > _SHARED).sum())
-
-
-def windows(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Overlapping runs of neighbours of at most ``limit`` entries in all, each half new.
-
-    Examples
-    --------
-    >>> windows([2, 2, 2, 2], 4)
-    [[0, 1], [1, 2], [2, 3]]
-    >>> windows([2, 2], 100)
-    [[0, 1]]
-    """
-    runs, start = [], 0
-    while True:
-        stop, total = start, 0
-        while stop < len(sizes) and (stop == start or total + sizes[stop] <= limit):
-            total += sizes[stop]
-            stop += 1
-        runs.append(list(range(start, stop)))
-        if stop >= len(sizes):
-            return runs
-        half, passed = start + 1, sizes[start]
-        while half < stop - 1 and passed + sizes[half] <= total / 2:
-            passed += sizes[half]
-            half += 1
-        start = half

@@ -1,44 +1,21 @@
-"""Measure a model's biases: Jacobian rows over draws, and dead directions.
-
-The numbers behind `biasjax.audit`, which turns them into verdicts.
-"""
+"""Rows of the Jacobian of a model's outputs by its biases, at many draws, with the round-off they carry."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from biasjax._audit import drawing, nullspaces, sensitivity
+from biasjax._audit import budget, compiling, drawing
 from biasjax._audit.model import Model
+from biasjax._audit.points import Draws, inputs_at, point, rms, weights_at
 
-# Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular.
-SPARE = 32
-# Beyond so many bias entries a model is large: rows cost more than compiling programs for some of the biases.
-LARGE = 2048
-# Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
-# input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
-ROWS, _MOST_ROWS = 8, 64
-# Draws that tell whether a function is defined around the given point.
-_TRIALS = 2
-# Of large models round-off is measured at one input of so many draws; the worst stands for all others.
-_NOISES = 2
-# Neighbours it is measured at, of small models: where rounding has a few outcomes only, two may well agree.
-_NEIGHBOURS = 4
-
-
-class Draws(NamedTuple):
-    """What is drawn: parameters that ``randomize`` chooses, arguments that ``vary_inputs`` does.
-
-    Leaves in ``close`` are drawn close to the given ones.
-    """
-
-    seed: int
-    randomize: drawing.Varies
-    vary_inputs: drawing.Varies
-    close: frozenset[int] = frozenset()
+# Central differences of step h err by h² (function) and eps/h (round-off): 1e-10 at this step.
+_STEP = 1e-5
 
 
 class Sample(NamedTuple):
@@ -82,201 +59,214 @@ class Sample(NamedTuple):
 
 # Rows at a draw of the parameters, of which so many are wanted for each bias
 Draw = Callable[[int, Sequence[int]], Sample]
+# A draw of the parameters and the number of an input
+_Call = tuple[int, int]
+# Start, stop and whether wanted, of parts that cover the flat vector of biases
+_Kept = tuple[tuple[int, int, bool], ...]
 
 
-def weights_at(m: Model, d: Draws, draw: int) -> list:
-    """Parameters of one draw.
+class _Mode(NamedTuple):
+    """How rows are taken.
 
-    Draw 0 has the given parameters unless they are randomised. From draw 1 on biases are also moved by up to
-    several times their size, so that no unit is dead at all draws.
+    ``run(flat, leaves, call, kept, relative)`` gives random rows; those of the first call are ``start``, and
+    derivatives below ``floor`` are not told from zero, of a function of size one.
     """
-    rng = np.random.default_rng([d.seed, 0, draw])
-    leaves = list(m.leaves[: m.parameters])
-    for i, leaf in enumerate(leaves):
-        # Biases as given once: large ones leave units on whatever the input, which then look linear
-        given = draw == 0 and i in m.biases.indices
-        if not given and drawing.varies(d.randomize, m.paths[i], leaf):
-            leaves[i] = drawing.close(rng, leaf) if i in d.close else drawing.parameter(rng, leaf)
-    move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
-    for i in m.biases.indices:
-        leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
-    return leaves
+
+    run: Callable[..., np.ndarray]
+    start: np.ndarray
+    floor: float
 
 
-def inputs_at(m: Model, d: Draws, draw: int, index: int) -> list:
-    """Arguments of one draw; the very first are those given."""
-    rng = np.random.default_rng([d.seed, 1, draw, index])
-    leaves = list(m.leaves[m.parameters :])
-    for i, leaf in enumerate(leaves):
-        path = m.paths[m.parameters + i].removeprefix("args/")
-        if (draw or index) and drawing.varies(d.vary_inputs, path, leaf):
-            close = m.parameters + i in d.close
-            leaves[i] = drawing.close(rng, leaf) if close else drawing.argument(rng, leaf)
-    return leaves
-
-
-def point(m: Model, d: Draws, draw: int, index: int) -> list:
-    """Leaves at one draw of parameters and one of inputs."""
-    return [*weights_at(m, d, draw), *inputs_at(m, d, draw, index)]
-
-
-def within_domain(m: Model, d: Draws, finite: Callable[[Sequence], bool]) -> Draws:
-    """Draw close by what leads out of the function's domain otherwise (a probability, a graph's edges).
-
-    Parameters
-    ----------
-    m, d
-        Model, and what is drawn.
-    finite
-        Whether the outputs at some leaves are finite.
-
-    Returns
-    -------
-    Draws
-    """
-    points = [point(m, d, draw, 1) for draw in range(1, _TRIALS + 1)]
-    if all(map(finite, points)):
-        return d
-
-    def alone(i: int) -> list[list]:
-        return [[*m.leaves[:i], drawn[i], *m.leaves[i + 1 :]] for drawn in points]
-
-    return d._replace(close=frozenset(i for i in range(len(m.leaves)) if not all(map(finite, alone(i)))))
-
-
-def size_of(bias: np.ndarray) -> float:
-    """Root mean square of the finite entries of a bias, at least 1/2: the unit of its shifts."""
-    return max(rms(bias[np.isfinite(bias)]), 0.5)
-
-
-def sampler(m: Model, d: Draws) -> Draw:
+def sampler(model: Model, draws: Draws) -> Draw:
     """Return ``sample(draw of the parameters, rows wanted for each bias)``, compiled once per set of biases.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
-    large = m.biases.slices[-1].stop > LARGE
-    size = min(m.width, _MOST_ROWS if large else ROWS)
-    rows, start, floor = _rows_in_first_mode(m, d, size)
-    one, *others = (_inputs(m, d, i) for i in range(1, 5))
-    fixed = all(np.array_equal(a, b) for other in others for a, b in zip(one, other, strict=True))
-    known: dict[tuple[int, int], np.ndarray] = {}
+    size = budget.rows_at_once(model.biases.total, model.width)
+    mode = _first_mode(model, draws, size)
+    # Where inputs cannot vary, more rows than outputs say nothing new
+    most = model.width if _inputs_are_fixed(model, draws) else None
+    known: dict[_Call, np.ndarray] = {}
 
     def sample(weights: int, wanted: Sequence[int]) -> Sample:
-        # Where inputs cannot vary, more rows than outputs say nothing new
-        calls = -(-np.minimum(wanted, m.width if fixed else max(wanted)) // size)
-        drawn = weights_at(m, d, weights)
-        flat, on_device = m.biases.gather(drawn), jax.device_put(drawn)
-        kept = [np.flatnonzero(calls > i) for i in range(max(calls))]
-        blocks = [
-            start
-            if (weights, i) == (0, 0)
-            else rows(flat, [*on_device, *inputs_at(m, d, weights, i)], (weights, i), _columns(m, asked))
-            for i, asked in enumerate(kept)
-        ]
-        finite = [i for i, block in enumerate(blocks) if np.isfinite(block).all()]
-        for i in finite[:1] if large else finite:
-            if len(kept[i]) == len(calls) and (len(known) < _NOISES or not large):
-                leaves = [*drawn, *inputs_at(m, d, weights, i)]
-                near = 1 if large else _NEIGHBOURS
-                known[weights, i] = _round_off(m, rows, (weights, i), leaves, blocks[i], near, floor)
+        calls = -(-np.minimum(wanted, most or max(wanted)) // size)
+        asked = [np.flatnonzero(calls > i) for i in range(max(calls))]
+        drawn = weights_at(model, draws, weights)
+        found = _finite_blocks(model, draws, mode, weights, drawn, asked)
+        of_all = {(weights, i): block for i, block in found.items() if len(asked[i]) == len(calls)}
+        _measure_round_off(model, draws, mode, drawn, of_all, known)
         worst = _worst(known, len(calls))
-        noises = np.array([known.get((weights, i), worst) for i in finite]).reshape(-1, len(calls))
-        counts = size * np.array([sum(calls[b] > i for i in finite) for b in range(len(calls))])
-        sizes = [_whole(m, blocks[i], start, kept[i]) for i in finite]
-        found = [blocks[i] / (whole or 1.0) for i, whole in zip(finite, sizes, strict=True)]
-        stacked = np.concatenate(found) if found else np.zeros((0, flat.size))
+        noises = np.array([known.get((weights, i), worst) for i in found]).reshape(-1, len(calls))
+        counts = size * np.array([sum(b in asked[i] for i in found) for b in range(len(calls))])
+        sizes = [_whole(model, block, mode.start, asked[i]) for i, block in found.items()]
+        rows = [block / (whole or 1.0) for block, whole in zip(found.values(), sizes, strict=True)]
+        stacked = np.concatenate(rows) if rows else np.zeros((0, model.biases.total))
         return Sample(stacked, counts, noises, max(sizes, default=0.0))
 
     return sample
 
 
-def _columns(m: Model, asked: np.ndarray) -> tuple[tuple[int, int, bool], ...]:
-    """The biases asked for among all, as `sensitivity.jacobian_rows` takes them; empty for all."""
-    wanted = set(asked.tolist())
-    slices = m.biases.slices
+def jacobian_rows(outputs: Callable, mode: str) -> Callable:
+    """``rows(flat, leaves, u, kept) -> u @ J``, J the Jacobian of the outputs by the biases.
+
+    Parameters
+    ----------
+    outputs
+        `Model.outputs` or `Model.pieces`.
+    mode
+        "reverse" costs one backward pass per row of ``u``; "forward" (programs with while loops) and
+        "difference" (programs without derivatives) cost one pass per bias entry.
+
+    Returns
+    -------
+    callable
+        Compiled; ``u`` of shape (rows, outputs) gives (rows, bias entries). With ``kept``, a static tuple of
+        (start, stop, whether wanted) that covers the flat vector, reverse mode leaves the columns at zero
+        that are not wanted, and does not go back through the layers that only they need.
+    """
+
+    @functools.partial(compiling.quick_jit, static_argnums=3)
+    def rows(flat, leaves, u, kept: _Kept = ()):
+        if mode == "reverse":
+            return _back(lambda b: outputs(b, leaves), flat, u, kept)
+        basis = jnp.eye(flat.size, dtype=flat.dtype)
+        column = _slope if mode == "forward" else _difference
+        return jax.lax.map(
+            lambda e: u @ column(lambda b: outputs(b, leaves), flat, e), basis, batch_size=budget.DIRECTIONS
+        ).T
+
+    return rows
+
+
+def _back(fn: Callable, flat: jax.Array, u: jax.Array, kept: _Kept) -> jax.Array:
+    if not kept:
+        _, pullback = jax.vjp(fn, flat)
+        return jax.vmap(lambda v: pullback(v)[0])(u)
+    parts = [flat[start:stop] for start, stop, _ in kept]
+    wanted = [want for *_, want in kept]
+
+    def restricted(moving):
+        moving = iter(moving)
+        return fn([next(moving) if want else part for want, part in zip(wanted, parts, strict=True)])
+
+    _, pullback = jax.vjp(restricted, [part for want, part in zip(wanted, parts, strict=True) if want])
+    found = iter(jax.vmap(lambda v: pullback(v)[0])(u))
+    none = [jnp.zeros((len(u), part.size)) for part in parts]
+    return jnp.concatenate([next(found) if want else no for want, no in zip(wanted, none, strict=True)], 1)
+
+
+def _slope(fn: Callable, flat: jax.Array, direction: jax.Array) -> jax.Array:
+    return jax.jvp(fn, (flat,), (direction,))[1]
+
+
+def _difference(fn: Callable, flat: jax.Array, direction: jax.Array) -> jax.Array:
+    step = _STEP * direction
+    return (fn(flat + step) - fn(flat - step)) / (2 * _STEP)
+
+
+def _first_mode(model: Model, draws: Draws, size: int) -> _Mode:
+    """The first mode that gives finite rows."""
+    leaves = point(model, draws, 0, 0)
+    flat = model.biases.gather(leaves)
+    eps = float(np.finfo(float).eps)
+    for mode in ("reverse", "forward"):
+        run = _random_rows(model, draws, size, mode)
+        try:
+            found = run(flat, leaves, (0, 0))
+        except Exception:
+            continue
+        if np.isfinite(found).all():
+            return _Mode(run, found, eps)
+    run = _random_rows(model, draws, size, "difference")
+    return _Mode(run, run(flat, leaves, (0, 0)), eps / _STEP)
+
+
+def _random_rows(model: Model, draws: Draws, size: int, mode: str) -> Callable[..., np.ndarray]:
+    """`_Mode.run`: ``size`` random rows, whose weights ``relative`` moves by a share."""
+    jacobian = jacobian_rows(model.pieces, mode)
+
+    def run(flat, leaves, call: _Call, kept: _Kept = (), relative=0.0):
+        rng = np.random.default_rng([draws.seed, 2, *call])
+        u, seed = rng.standard_normal((size, model.width)), rng.integers(2**31, dtype=np.int32)
+        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
+        return np.asarray(jacobian(flat, [*leaves, seed], u, kept))
+
+    return run
+
+
+def _finite_blocks(
+    model: Model, draws: Draws, mode: _Mode, weights: int, drawn: list, asked: Sequence[np.ndarray]
+) -> dict[int, np.ndarray]:
+    """Rows of the biases that are asked for at each input, by the number of the input."""
+    flat, on_device = model.biases.gather(drawn), jax.device_put(drawn)
+    blocks = [mode.start] if weights == 0 else []
+    for i in range(len(blocks), len(asked)):
+        leaves = [*on_device, *inputs_at(model, draws, weights, i)]
+        blocks.append(mode.run(flat, leaves, (weights, i), _kept(model, asked[i])))
+    return {i: block for i, block in enumerate(blocks) if np.isfinite(block).all()}
+
+
+def _kept(model: Model, asked: np.ndarray) -> _Kept:
+    """The biases asked for among all; empty for all."""
+    wanted, slices = set(asked.tolist()), model.biases.slices
     if len(wanted) == len(slices):
         return ()
     return tuple((place.start, place.stop, b in wanted) for b, place in enumerate(slices))
 
 
-def _whole(m: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) -> float:
+def _whole(model: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) -> float:
     """Size of all rows of a block, of which only some biases' columns are known."""
-    entries = np.concatenate([np.arange(m.biases.slices[b].start, m.biases.slices[b].stop) for b in asked])
+    slices = model.biases.slices
+    entries = np.concatenate([np.arange(slices[b].start, slices[b].stop) for b in asked])
     if len(entries) == block.shape[1]:
         return rms(block)
     share = rms(first[:, entries]) / (rms(first) or 1.0)
     return rms(block[:, entries]) / share if share > 0 else rms(first)
 
 
-def _rows_in_first_mode(m: Model, d: Draws, size: int) -> tuple[Callable, np.ndarray, float]:
-    """``rows(flat, leaves, call, kept, relative)`` in the first mode that works, its first and resolution."""
-    leaves = point(m, d, 0, 0)
-    flat = m.biases.gather(leaves)
-
-    def of(mode: str) -> Callable:
-        jacobian = sensitivity.jacobian_rows(m.pieces, mode)
-
-        def rows(flat, leaves, call, kept=(), relative=0.0):
-            rng = np.random.default_rng([d.seed, 2, *call])
-            u, seed = rng.standard_normal((size, m.width)), rng.integers(2**31, dtype=np.int32)
-            u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-            return np.asarray(jacobian(flat, [*leaves, seed], u, kept))
-
-        return rows
-
-    for mode in ("reverse", "forward"):
-        rows = of(mode)
-        try:
-            found = rows(flat, leaves, (0, 0))
-        except Exception:
-            continue
-        if np.isfinite(found).all():
-            return rows, found, sensitivity.resolution(mode)
-    rows = of("difference")
-    return rows, rows(flat, leaves, (0, 0)), sensitivity.resolution("difference")
+def _measure_round_off(
+    model: Model,
+    draws: Draws,
+    mode: _Mode,
+    drawn: list,
+    blocks: dict[_Call, np.ndarray],
+    known: dict[_Call, np.ndarray],
+) -> None:
+    """Add to ``known`` the noise of the rows of some calls."""
+    often = budget.round_off(model.biases.total)
+    for call in list(blocks)[: often.inputs]:
+        if len(known) < often.calls:
+            leaves = [*drawn, *inputs_at(model, draws, *call)]
+            known[call] = _round_off(model, mode, call, leaves, blocks[call], often.neighbours)
 
 
-def _round_off(m: Model, rows: Callable, call: tuple[int, int], leaves, found, near: int, floor: float):
+def _round_off(
+    model: Model, mode: _Mode, call: _Call, leaves: list, found: np.ndarray, neighbours: int
+) -> np.ndarray:
     """Noise of each bias in one call, whose rows are ``found``: the most of several neighbours."""
     rng = np.random.default_rng(1)
     # Outputs have size one
-    noises = np.full(len(m.biases.slices), floor)
-    for _ in range(near):
+    noises = np.full(len(model.biases.slices), mode.floor)
+    for _ in range(neighbours):
         nudged = [drawing.nudge(rng, leaf) for leaf in leaves]
-        moved = rows(m.biases.gather(nudged), nudged, call, (), drawing.NUDGE) - found
-        noises = np.maximum(noises, [rms(moved[:, place]) for place in m.biases.slices])
+        moved = mode.run(model.biases.gather(nudged), nudged, call, (), drawing.NUDGE) - found
+        noises = np.maximum(noises, [rms(moved[:, place]) for place in model.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 
 
-def _worst(known: dict[tuple[int, int], np.ndarray], biases: int) -> np.ndarray:
+def _worst(known: dict[_Call, np.ndarray], biases: int) -> np.ndarray:
     """Greatest finite noise of each bias, infinite where there is none."""
     noises = np.array([*known.values(), np.full(biases, np.inf)])
     finite = np.isfinite(noises)
     return np.where(finite.any(0), np.max(np.where(finite, noises, 0.0), 0), np.inf)
 
 
-def _inputs(m: Model, d: Draws, draw: int) -> list:
-    leaves = inputs_at(m, d, 0, draw)
+def _inputs_are_fixed(model: Model, draws: Draws) -> bool:
+    one, *others = (_comparable(inputs_at(model, draws, 0, i + 1)) for i in range(budget.VARIED))
+    return all(np.array_equal(a, b) for other in others for a, b in zip(one, other, strict=True))
+
+
+def _comparable(leaves: Sequence) -> list:
     keys = [jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
     return [jax.random.key_data(x) if key else x for x, key in zip(leaves, keys, strict=True)]
-
-
-def rms(x: np.ndarray) -> float:
-    """Root mean square, 0 of nothing."""
-    return float(np.sqrt(np.mean(x**2))) if x.size else 0.0
-
-
-def dead_directions(m: Model, samples: Sequence[Sample]) -> list[np.ndarray]:
-    """For each bias an orthonormal basis (size, dead) of the directions in which no draw has a derivative."""
-    dead = []
-    for b, (i, place) in enumerate(zip(m.biases.indices, m.biases.slices, strict=True)):
-        size = place.stop - place.start
-        if not m.program.used[i]:
-            dead.append(np.eye(size))
-            continue
-        asked = [s.in_noise(b, place) for s in samples if s.counts[b]]
-        share = -(-2 * (size + SPARE) // max(len(asked), 1))
-        rows = [nullspaces.levelled(nullspaces.spread(own, share)) for own in asked]
-        dead.append(nullspaces.null_basis(np.concatenate(rows)) if rows else np.eye(size))
-    return dead

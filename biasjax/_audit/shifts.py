@@ -13,16 +13,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from biasjax._audit import compiling, drawing, nullspaces, rows
+from biasjax._audit import budget, compiling, drawing, nullspaces
 from biasjax._audit.findings import Shifted
 from biasjax._audit.model import Model
-from biasjax._audit.rows import Draws
+from biasjax._audit.points import Draws, point, rms, size_of, within_domain
 
 # Sizes of shifts beside 1, in units of the bias (at least 1/2).
 # Large ones of both signs: one of them brings a dead ReLU to life.
 _SIZES = (1e-2, 1e2, -1e2)
-# Of few outputs a shift at one point says little: finite shifts take so many points at most.
-_MOST_POINTS = 64
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
 _PLAIN = 1e-3
 # Shifts evaluated at once: the sizes of one, and as many of different biases.
@@ -74,19 +72,20 @@ class Shifts(NamedTuple):
     pair: Callable[[int], _Pair]
 
 
-def prepare(m: Model, d: Draws) -> Shifts:
+def prepare(model: Model, draws: Draws) -> Shifts:
     """Return what the functions below take; draw close by what leads out of the function's domain."""
 
     def run(flat, leaves, shifts):
-        return jax.vmap(lambda shift: m.outputs(flat + shift, leaves))(shifts)
+        return jax.vmap(lambda shift: model.outputs(flat + shift, leaves))(shifts)
 
     def finite(leaves):
-        still = np.zeros((_BATCH, m.biases.slices[-1].stop))
-        return np.isfinite(run(m.biases.gather(leaves), leaves, still)).all()
+        return np.isfinite(run(model.biases.gather(leaves), leaves, _still(model))).all()
 
     run = compiling.quick_jit(run)
-    d = rows.within_domain(m, d, finite)
-    return Shifts(m, d, run, functools.lru_cache(2)(lambda weights: _pair(m, d, run, weights)))
+    draws = within_domain(model, draws, finite)
+    return Shifts(
+        model, draws, run, functools.lru_cache(2)(lambda weights: _pair(model, draws, run, weights))
+    )
 
 
 def each(
@@ -96,8 +95,6 @@ def each(
 
     Parameters
     ----------
-    given
-        From `prepare`.
     bases
         For each bias; with no columns it is left alone.
     weights
@@ -105,10 +102,6 @@ def each(
     slopes
         For each bias the derivative along its basis that is lost in round-off (`Sample.slopes`): it lets a
         change through that grows with the shift.
-
-    Returns
-    -------
-    list of Shifted
     """
     places = given.model.biases.slices
     steps = _steps(given, bases, weights)
@@ -121,7 +114,7 @@ def each(
 def together(given: Shifts, bases: Sequence[np.ndarray], weights: int, slopes: np.ndarray) -> Shifted:
     """Shift all biases of `each` at once: where nothing moves, none of them is alive."""
     places = given.model.biases.slices
-    whole = np.zeros(places[-1].stop)
+    whole = np.zeros(given.model.biases.total)
     for b, step in _steps(given, bases, weights).items():
         whole[places[b]] = step
     if not whole.any():
@@ -138,51 +131,54 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
     the outputs finite, none is dead.
     """
     place, found = given.model.biases.slices[b], []
-    # As many points as it takes for a row to each direction, and one of the own size
-    points = 3 + min(-(-basis.shape[1] // given.model.width), _MOST_POINTS)
+    points = budget.points_shifted(basis.shape[1], given.model.width)
     for weights, size in [(0, 1.0), *((w, 30.0 * (-1) ** (w + 1)) for w in range(points))]:
         pair = given.pair(weights)
-        length = size * rows.size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
+        length = size * size_of(pair.exact.flat[place]) * np.sqrt(len(basis))
         shifts = [_Shift(place, length * direction) for direction in basis.T]
-        exact, nudged = (np.stack([*_changes(given.run, point, shifts)]) for point in pair)
+        exact, nudged = (np.stack([*_changes(given.run, side, shifts)]) for side in pair)
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
             let_through = slope * abs(length)
-            found.append(exact.T / max(rows.rms(exact - nudged) + _EPS, let_through))
+            found.append(exact.T / max(rms(exact - nudged) + _EPS, let_through))
     return basis @ nullspaces.null_basis(np.concatenate(found)) if found else basis[:, :0]
 
 
 def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int, np.ndarray]:
     """For each bias that has a basis and is used, a step in its span, of the bias's own size."""
-    m = given.model
+    model = given.model
     rng = np.random.default_rng([given.draws.seed, 3, weights])
     steps = {}
-    for b, (i, place, basis) in enumerate(zip(m.biases.indices, m.biases.slices, bases, strict=True)):
-        if basis.shape[1] and m.program.used[i]:
+    for b, (i, place, basis) in enumerate(zip(model.biases.indices, model.biases.slices, bases, strict=True)):
+        if basis.shape[1] and model.program.used[i]:
             direction = basis @ rng.standard_normal(basis.shape[1])
-            size = rows.size_of(given.pair(weights).exact.flat[place])
-            steps[b] = direction * (size / max(rows.rms(direction), 1e-300))
+            size = size_of(given.pair(weights).exact.flat[place])
+            steps[b] = direction * (size / max(rms(direction), 1e-300))
     return steps
 
 
-def _pair(m: Model, d: Draws, run: Callable, weights: int) -> _Pair:
-    leaves = rows.point(m, d, weights, 1)
-    rng = np.random.default_rng([d.seed, 5, weights])
-    still = np.zeros((_BATCH, m.biases.slices[-1].stop))
-    points = []
-    for drawn in (leaves, [drawing.nudge(rng, leaf) for leaf in leaves]):
-        flat, drawn = m.biases.gather(drawn), jax.device_put(drawn)
-        points.append(_Point(flat, drawn, np.asarray(run(flat, drawn, still))[0]))
-    return _Pair(*points)
+def _still(model: Model) -> np.ndarray:
+    return np.zeros((_BATCH, model.biases.total))
+
+
+def _pair(model: Model, draws: Draws, run: Callable, weights: int) -> _Pair:
+    leaves = point(model, draws, weights, 1)
+    rng = np.random.default_rng([draws.seed, 5, weights])
+
+    def at(leaves) -> _Point:
+        flat, leaves = model.biases.gather(leaves), jax.device_put(leaves)
+        return _Point(flat, leaves, np.asarray(run(flat, leaves, _still(model)))[0])
+
+    return _Pair(at(leaves), at([drawing.nudge(rng, leaf) for leaf in leaves]))
 
 
 def _changes(run: Callable, at: _Point, shifts: Sequence[_Shift]) -> Iterator[np.ndarray]:
     """Change of the outputs under each shift."""
     for start in range(0, len(shifts), _BATCH):
         some = shifts[start : start + _BATCH]
-        rows = np.zeros((_BATCH, at.flat.size))
-        for row, shift in zip(rows, some, strict=False):
+        batch = np.zeros((_BATCH, at.flat.size))
+        for row, shift in zip(batch, some, strict=False):
             row[shift.place] = shift.step
-        yield from np.asarray(run(at.flat, at.leaves, rows))[: len(some)] - at.base
+        yield from np.asarray(run(at.flat, at.leaves, batch))[: len(some)] - at.base
 
 
 def _against_noise(
