@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+SEED_004 = "seed document 004"
+POOLE = "arXiv 1606.05340"
+SCHOENHOLZ = "arXiv 1611.01232"
+CLOSED_FORM = "closed form"
+"""Sources that several experiments name."""
 
 
 class Claim(NamedTuple):
@@ -39,12 +45,12 @@ class Claim(NamedTuple):
             return self.measured >= self.expected
         return math.isfinite(self.measured) and abs(self.measured - self.expected) <= self.tolerance
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Return what `claims.json` holds."""
         return {**self._asdict(), "holds": self.holds}
 
 
-def equal(name: str, source: str, expected: float, measured, *, tolerance: float) -> Claim:
+def equal(name: str, source: str, expected: Any, measured: Any, *, tolerance: Any) -> Claim:
     """Claim that a number is the expected one.
 
     Examples
@@ -55,7 +61,7 @@ def equal(name: str, source: str, expected: float, measured, *, tolerance: float
     return Claim(name, source, "=", float(expected), float(measured), float(tolerance))
 
 
-def at_most(name: str, source: str, bound: float, measured) -> Claim:
+def at_most(name: str, source: str, bound: Any, measured: Any) -> Claim:
     """Claim that a number does not exceed a bound.
 
     Examples
@@ -66,6 +72,6 @@ def at_most(name: str, source: str, bound: float, measured) -> Claim:
     return Claim(name, source, "<=", float(bound), float(measured))
 
 
-def at_least(name: str, source: str, bound: float, measured) -> Claim:
+def at_least(name: str, source: str, bound: Any, measured: Any) -> Claim:
     """Claim that a number reaches a bound."""
     return Claim(name, source, ">=", float(bound), float(measured))

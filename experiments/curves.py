@@ -1,0 +1,116 @@
+"""Curves by layer that several experiments share: gradients, their theory, and the scatter around it.
+
+Networks of finite width scatter around mean-field theory; by how much, theory says too, so that a deviation
+can be counted in standard errors that know nothing of the measurement.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import biasjax as bj
+
+if TYPE_CHECKING:
+    import jax
+    import xarray as xr
+
+WORST, SINGLE = 4.5, 3.0
+"""Standard errors to allow the worst of a thousand numbers, and one number."""
+
+
+def theory(curves: Callable[[str], dict[str, Any]], activations: Iterable[str]) -> dict[str, np.ndarray]:
+    """Evaluate curves of each activation in float64; stack them, activations first."""
+    import jax
+
+    with jax.enable_x64(True):
+        found = [jax.jit(functools.partial(curves, str(name)))() for name in activations]
+        return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+
+def gradients(
+    activation: str, q: jax.Array, sigma_w: Any, *, width: int, passed: slice
+) -> dict[str, jax.Array]:
+    """Theory of squared gradients, and the scatter of q and of them over networks.
+
+    Parameters
+    ----------
+    activation
+        Its name.
+    q
+        Variances of the layers' pre-activations, ``(depth, ...)``.
+    sigma_w
+        Weight scale of all layers but the first.
+    width
+        Features of every layer.
+    passed
+        The layers whose slopes gradients pass: ``slice(1, None)`` for those of features, ``slice(-1)`` for
+        those of pre-activations.
+
+    Returns
+    -------
+    dict
+        Of the shape of ``q``: relative scatter ``q_scatter``, ``log_gradient`` relative to the last layer,
+        and its scatter ``log_gradient_scatter``.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    scatter = bj.meanfield.fluctuations(activation, q, sigma_w, width=width) / q
+    chi, change = jax.jvp(lambda q: bj.meanfield.chi(activation, q, sigma_w), (q,), (q,))
+    act = bj.activations.get(activation)
+    slope = bj.gaussian.derivative(act)
+    fourth = bj.activations.Activation(lambda x: slope(x) ** 4, act.kinks)
+    # Squared gradients scatter by the fourth moment of phi' g in each layer, and with q by way of chi
+    own = (3 * bj.gaussian.expectation(fourth, jnp.sqrt(q)) * sigma_w**4 / chi**2 - 1) / width
+    above = [bj.meanfield.backward(x[passed]) for x in (jnp.log(chi), own, jnp.abs(change / chi) * scatter)]
+    names = ("q_scatter", "log_gradient", "log_gradient_scatter")
+    return dict(zip(names, (scatter, above[0], jnp.sqrt(above[1]) + above[2]), strict=True))
+
+
+def over_last(log_gradients: xr.DataArray) -> xr.DataArray:
+    """Squared gradients over those of the last layer."""
+    relative = log_gradients - log_gradients.isel(layer=-1)
+    return relative.copy(data=np.exp(relative.values))
+
+
+def deviations(
+    dataset: xr.Dataset, ratio: xr.DataArray, gradient: xr.DataArray
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Differences of means over seeds from theory, in the standard errors that `gradients` gives.
+
+    Parameters
+    ----------
+    dataset
+        Has ``NAME_theory`` of what `gradients` gives.
+    ratio
+        q over its theory.
+    gradient
+        Squared gradients over those of the last layer.
+
+    Returns
+    -------
+    tuple
+        Those of q, and those of gradients but in the last layer, where they are 1.
+    """
+    root = np.sqrt(dataset.sizes["seed"])
+    apart = (np.log(gradient) - dataset.log_gradient_theory) / dataset.log_gradient_scatter_theory
+    return (ratio - 1) / dataset.q_scatter_theory * root, apart.isel(layer=slice(-1)) * root
+
+
+def standard_error(
+    values: xr.DataArray, over: str | tuple[str, ...] = "seed", *, ddof: int = 1
+) -> xr.DataArray:
+    """Standard error of a mean over one or more dimensions.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> float(standard_error(xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="seed")).round(4))
+    0.6455
+    """
+    dims = (over,) if isinstance(over, str) else over
+    return values.std(over, ddof=ddof) / np.sqrt(np.prod([values.sizes[dim] for dim in dims]))
