@@ -8,20 +8,39 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.extend import core as jex
+
+from biasjax._jaxpr import meetings
+from biasjax._jaxpr.interpret import constants as constants
+from biasjax._text import table
+
+__all__ = [
+    "Count",
+    "IsBias",
+    "Layer",
+    "bias_mask",
+    "count",
+    "is_bias",
+    "layers",
+    "path_string",
+    "paths",
+    "summary",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 IsBias = Callable[[str, Any], bool]
 
 _BIAS_NAME = re.compile(r"b|b\d+|b_?[qkvo]|beta|offset|shift|intercept|(.*_)?bias(es|\d+)?(_.*)?")
 
 
-def path_string(path: tuple) -> str:
+def path_string(path: tuple[Any, ...]) -> str:
     """Join the keys of a leaf's path by "/", e.g. "encoder/0/bias"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -47,10 +66,6 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     leaf
         Unused; a predicate of your own may look at it.
 
-    Returns
-    -------
-    bool
-
     Examples
     --------
     >>> [is_bias(p) for p in ("mlp/bias", "linear/b", "norm/offset", "mlp/kernel", "bias_net/kernel")]
@@ -69,10 +84,6 @@ def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:
         Any pytree; an absent bias (None) stays None.
     is_bias
         Predicate on (path, leaf); the default goes by name.
-
-    Returns
-    -------
-    pytree of bool
 
     Examples
     --------
@@ -130,7 +141,7 @@ class Layer(NamedTuple):
     biases: int
 
 
-def layers(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) -> list[Layer]:
+def layers(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is_bias) -> list[Layer]:
     """List the layers of any model with their output shapes, by tracing alone.
 
     A layer is a node of ``params`` that holds arrays. Its output is the result of the last equation of the
@@ -156,23 +167,19 @@ def layers(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) -> 
     >>> layers(lambda p, x: x @ p["w"] + p["b"], {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))
     [Layer(name='params', output_shape=(5, 2), repeats=1, parameters=8, biases=2)]
     """
-    leaves = paths(params)
-    owners = [path.removesuffix("/value").rpartition("/")[0] or "params" for path in leaves]
-    jaxpr = jax.make_jaxpr(fn)(params, *args).jaxpr
-    meetings: dict[str, tuple[tuple[int, ...], int]] = {}
-    _meet(jaxpr, [*owners, *[_DATA] * (len(jaxpr.invars) - len(owners))], 1, meetings)
-    rows = []
-    for name in [*meetings, *(name for name in dict.fromkeys(owners) if name not in meetings)]:
-        own = {
-            path: leaf for (path, leaf), owner in zip(leaves.items(), owners, strict=True) if owner == name
-        }
-        parameters = sum(math.prod(leaf.shape) for leaf in own.values())
-        biases = sum(math.prod(leaf.shape) for path, leaf in own.items() if is_bias(path, leaf))
-        rows.append(Layer(name, *meetings.get(name, (None, 1)), parameters, biases))
-    return rows
+    nodes: dict[str, dict[str, Any]] = {}
+    for path, leaf in paths(params).items():
+        nodes.setdefault(_node(path), {})[path] = leaf
+    found = meetings.find(jax.make_jaxpr(fn)(params, *args), [_node(path) for path in paths(params)])
+    used = {name: found.get(name, (None, 1)) for name in [*found, *nodes]}
+    return [Layer(name, *meeting, *count(nodes[name], is_bias)) for name, meeting in used.items()]
 
 
-def summary(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) -> str:
+def _node(path: str) -> str:
+    return path.removesuffix("/value").rpartition("/")[0] or "params"
+
+
+def summary(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is_bias) -> str:
     """Keras-style table of any model: layer, output shape, parameters, of which biases.
 
     Parameters are those of `layers`.
@@ -188,69 +195,16 @@ def summary(fn: Callable, params: Any, *args: Any, is_bias: IsBias = is_bias) ->
     ------------------------------------
     total                      8       2
     """
-    rows = layers(fn, params, *args, is_bias=is_bias)
-    cells = [("layer", "output shape", "params", "biases")]
-    for row in rows:
-        shape = "unused" if row.output_shape is None else str(row.output_shape)
-        shape += f" x{row.repeats}" if row.repeats > 1 else ""
-        cells.append((row.name, shape, f"{row.parameters:,}", f"{row.biases:,}"))
     total = count(params, is_bias)
-    cells.append(("total", "", f"{total.total:,}", f"{total.biases:,}"))
-    a, b, c, d = (max(map(len, column)) for column in zip(*cells, strict=True))
-    lines = [f"{name:{a}}  {shape:{b}}  {n:>{c}}  {biases:>{d}}" for name, shape, n, biases in cells]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    cells = [("layer", "output shape", "params", "biases")]
+    cells += [
+        (row.name, _shape(row), f"{row.parameters:,}", f"{row.biases:,}")
+        for row in layers(fn, params, *args, is_bias=is_bias)
+    ]
+    cells += [("total", "", f"{total.total:,}", f"{total.biases:,}")]
+    return table(cells, right=(2, 3), footer=True)
 
 
-def constants(jaxpr: Any) -> list[Any]:
-    """Arrays that a traced program closes over, those of the programs inside it included."""
-    found = list(getattr(jaxpr, "consts", ()))
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        for value in eqn.params.values():
-            for item in value if isinstance(value, (tuple, list)) else (value,):
-                if isinstance(item, (jex.ClosedJaxpr, jex.Jaxpr)):
-                    found += constants(item)
-    keys = [jnp.issubdtype(jnp.result_type(c), jax.dtypes.prng_key) for c in found]
-    return [jax.random.key_data(c) if key else c for key, c in zip(keys, found, strict=True)]
-
-
-# What a value of the traced program depends on: None for scalar constants alone, the name of a layer for
-# its parameters alone, or the data (arguments, arrays closed over, and anything mixed with them).
-_DATA = object()
-
-
-def _subjaxprs(eqn: Any) -> Iterator[Any]:
-    """Programs inside an equation whose inputs are its last ones: bodies of calls, scans, loops, branches."""
-    for name, value in eqn.params.items():
-        if name == "cond_jaxpr":
-            continue
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, (jex.ClosedJaxpr, jex.Jaxpr)):
-                yield getattr(item, "jaxpr", item)
-
-
-def _meet(jaxpr: Any, owners: list, repeats: int, meetings: dict) -> list:
-    """Record in ``meetings`` where each layer's parameters meet data; return the owners of the outputs."""
-    env = dict.fromkeys(jaxpr.constvars, _DATA) | dict(zip(jaxpr.invars, owners, strict=True))
-
-    def owner_of(atom):
-        if isinstance(atom, jex.Literal):
-            return _DATA if np.ndim(atom.val) else None
-        return env.get(atom)
-
-    for eqn in jaxpr.eqns:
-        ins = [owner_of(atom) for atom in eqn.invars]
-        named = {owner for owner in ins if isinstance(owner, str)}
-        mixed = _DATA in ins or len(named) > 1
-        inner = list(_subjaxprs(eqn))
-        outs = [_DATA if mixed else next(iter(named), None)] * len(eqn.outvars)
-        for sub in inner:
-            length = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-            sub_outs = _meet(sub, ins[len(ins) - len(sub.invars) :], repeats * length, meetings)
-            outs = outs if _DATA in ins else sub_outs
-        if not inner and mixed:
-            for name in named:
-                meetings.pop(name, None)  # the last meeting gives the place in the order
-                meetings[name] = (tuple(eqn.outvars[0].aval.shape), repeats)
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [owner_of(atom) for atom in jaxpr.outvars]
+def _shape(row: Layer) -> str:
+    shape = "unused" if row.output_shape is None else str(row.output_shape)
+    return f"{shape} x{row.repeats}" if row.repeats > 1 else shape

@@ -11,9 +11,7 @@ source line.
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,28 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
-from jax.extend import source_info_util
 from jax.interpreters import partial_eval
 
 from biasjax import check
-
-# Equations that only wrap a program: written out in place.
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-}
-# The identity on values; what they do to a derivative or to the precision is not wanted here.
-_IDENTITIES = {"stop_gradient", "reduce_precision", "optimization_barrier"}
-# JAX's derivative looks for the extremum among the inputs, and divides by zero where the compiler computes
-# these a second time with other round-off.
-_EXTREMA = {"reduce_max": jax.lax.argmax, "reduce_min": jax.lax.argmin}
+from biasjax._jaxpr.interpret import Rules, bind, interpret
 
 
 class Program(NamedTuple):
@@ -73,13 +53,6 @@ def program(fn: Callable, params: Any, *args: Any) -> Program:
 
     The function is traced in float64, so that its constants are exact to float64; one that fails there
     (a float32 carry of a scan, say) is traced as it was called and lifted afterwards.
-
-    Parameters
-    ----------
-    fn
-        Pure JAX function of any pytrees of arrays.
-    params, args
-        Its arguments.
 
     Returns
     -------
@@ -162,10 +135,15 @@ def lift(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
     """
 
     def evaluate(*args):
-        return _evaluate(closed.jaxpr, closed.consts, args, None)
+        return _evaluate(closed, args, None)
 
     avals = [jax.ShapeDtypeStruct(aval.shape, _double(aval.dtype)) for aval in closed.in_avals]
     return jax.make_jaxpr(evaluate)(*avals)
+
+
+def _evaluate(closed: Any, args: Sequence, caller: Any) -> list:
+    jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+    return interpret(_RULES, jaxpr, [*map(_as_double, consts)], [*map(_as_double, args)], caller=caller)
 
 
 def _is_inexact(dtype) -> bool:
@@ -182,67 +160,50 @@ def _cast(x, dtype):
     return x if x.dtype == dtype else jax.lax.convert_element_type(x, dtype)
 
 
-def _evaluate(jaxpr, consts: Sequence, args: Sequence, caller: Any) -> list:
-    """Evaluate a jaxpr with all floating values in float64, writing calls out."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-
-    def read(atom):
-        value = atom.val if isinstance(atom, jex.Literal) else env[atom]
-        return value if hasattr(value, "aval") and not _is_inexact(value.dtype) else _as_double(value)
-
-    for eqn in jaxpr.eqns:
-        if not eqn.outvars and not any("Ref" in type(atom.aval).__name__ for atom in eqn.invars):
-            continue  # debugging prints and the like
-        stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
-        # A jitted library function is traced once, at its first caller; this call's own line is wanted
-        traceback = eqn.source_info.traceback
-        traceback = traceback if caller is None or _has_user_frame(traceback) else caller
-        with source_info_util.user_context(traceback, name_stack=stack):
-            outs = _apply(eqn, [read(atom) for atom in eqn.invars], traceback)
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
 def _as_double(value):
     if not hasattr(value, "dtype"):
         value = np.asarray(value)
     return _cast(value, _double(value.dtype))
 
 
-_JAX = os.path.dirname(jax.__file__)
-
-
-@functools.cache
-def _has_user_frame(traceback: Any) -> bool:
-    """Whether an equation of a jitted function comes from user code within that function."""
-    for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith(_JAX):
-            return True
-        if os.path.basename(frame.file_name) == "pjit.py":
-            return False
-    return False
-
-
-def _apply(eqn, ins: list, traceback: Any) -> list:
-    name, params = eqn.primitive.name, eqn.params
-    if name in _IDENTITIES:
-        return ins
-    if name in _CALLS:
-        body = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-        return _evaluate(getattr(body, "jaxpr", body), getattr(body, "consts", ()), ins, traceback)
-    if name == "conv_general_dilated" and _is_slow(eqn):
-        return [_convolve(*ins, **params)]
-    if name in _EXTREMA and _is_inexact(ins[0].dtype) and ins[0].size:
-        return [_extremum(ins[0], params["axes"], _EXTREMA[name])]
-    if name == "bitcast_convert_type":
-        return _in_own_precision(eqn, ins)
+def _lifted(eqn: Any, ins: list, scope: None) -> list:
+    """Apply an equation in float64, or a kernel that knows only some dtypes in its own."""
     try:
-        return bind(eqn, ins, {key: _lift_param(value) for key, value in params.items()})
+        outs = bind(eqn, ins, {key: _lift_param(value) for key, value in eqn.params.items()})
     except Exception:
-        return _in_own_precision(eqn, ins)  # a kernel that knows only some dtypes
+        return _in_own_precision(eqn, ins, scope)
+    return [*map(_as_double, outs)]
 
 
-def _is_slow(eqn) -> bool:
+def _in_own_precision(eqn: Any, ins: list, scope: None) -> list:
+    ins = [_cast(x, atom.aval.dtype) for x, atom in zip(ins, eqn.invars, strict=True)]
+    return [*map(_as_double, bind(eqn, ins))]
+
+
+def _lift_param(value: Any) -> Any:
+    """Lift what an equation's parameter says about dtypes: a dtype itself, or the programs in it."""
+    if isinstance(value, jex.ClosedJaxpr):
+        return lift(value)
+    if isinstance(value, jex.Jaxpr):
+        return lift(jex.ClosedJaxpr(value, ())).jaxpr
+    if isinstance(value, tuple):
+        items = [_lift_param(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return _double(np.dtype(value))
+    return value
+
+
+def _written_out(eqn: Any, ins: list, scope: None) -> list:
+    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+    return _evaluate(body, ins, eqn.source_info.traceback)
+
+
+def _convolution(eqn: Any, ins: list, scope: None) -> list:
+    return [_convolve(*ins, **eqn.params)] if _is_slow(eqn) else _lifted(eqn, ins, scope)
+
+
+def _is_slow(eqn: Any) -> bool:
     """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels.
 
     So are the derivatives of those with strides.
@@ -285,28 +246,32 @@ def _extremum(x, axes: Sequence[int], find: Callable):
     return jax.lax.reduce(one, np.float64(0), jax.lax.add, [last])
 
 
-def _in_own_precision(eqn, ins: list) -> list:
-    ins = [_cast(x, atom.aval.dtype) for x, atom in zip(ins, eqn.invars, strict=True)]
-    return [_cast(x, _double(x.dtype)) for x in bind(eqn, ins, eqn.params)]
+def _extremum_by(find: Callable) -> Callable:
+    def rule(eqn: Any, ins: list, scope: None) -> list:
+        if not (_is_inexact(ins[0].dtype) and ins[0].size):
+            return _lifted(eqn, ins, scope)
+        return [_extremum(ins[0], eqn.params["axes"], find)]
+
+    return rule
 
 
-def bind(eqn: Any, ins: Sequence, params: dict) -> list:
-    """Apply the primitive of an equation to other values, with these parameters."""
-    bound = eqn.primitive.get_bind_params(params)
-    subfuns, bound = bound if isinstance(bound, tuple) else ((), bound)
-    outs = eqn.primitive.bind(*subfuns, *ins, **bound)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
+# Equations that only wrap a program: written out in place.
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+_CALLS += ("custom_jvp_call", "custom_vjp_call")
+# The identity on values; what they do to a derivative or to the precision is not wanted here.
+_IDENTITIES = ("stop_gradient", "reduce_precision", "optimization_barrier")
 
-
-def _lift_param(value: Any) -> Any:
-    """Lift what an equation's parameter says about dtypes: a dtype itself, or the programs in it."""
-    if isinstance(value, jex.ClosedJaxpr):
-        return lift(value)
-    if isinstance(value, jex.Jaxpr):
-        return lift(jex.ClosedJaxpr(value, ())).jaxpr
-    if isinstance(value, tuple):
-        items = [_lift_param(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
-        return _double(np.dtype(value))
-    return value
+_RULES = Rules(
+    {
+        **dict.fromkeys(_CALLS, _written_out),
+        **dict.fromkeys(_IDENTITIES, lambda eqn, ins, scope: ins),
+        "conv_general_dilated": _convolution,
+        # JAX's derivative looks for the extremum among the inputs, and divides by zero where the compiler
+        # computes these a second time with other round-off.
+        "reduce_max": _extremum_by(jax.lax.argmax),
+        "reduce_min": _extremum_by(jax.lax.argmin),
+        "bitcast_convert_type": _in_own_precision,
+    },
+    default=_lifted,
+    literal=_as_double,
+)

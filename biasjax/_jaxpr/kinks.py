@@ -12,7 +12,7 @@ are no kinks and stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from biasjax._audit.drawing import MASKED
-from biasjax._jaxpr.double import bind
+from biasjax._jaxpr.interpret import Rules, bind, interpret, scan
 
+# So large are no values but masks.
+MASKED = 1e8
 # A kink this many standard deviations away from the values (a clip at 1e6) is out of reach.
 _REACH = 10.0
 # So many rows tell how much a feature varies; of fewer all features together do.
@@ -59,51 +60,62 @@ def both_ways(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
     return jax.make_jaxpr(evaluate)(*avals, jax.ShapeDtypeStruct((), np.int32))
 
 
-@jax.custom_jvp
-def _switch(value, first, a, b):
-    """A value that is a or b, with the derivative of a where ``first``, else of b."""
-    return value
-
-
-@_switch.defjvp
-def _(primals, tangents):
-    return primals[0], jnp.where(primals[1], *tangents[2:])
-
-
-def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
-    jaxpr = closed.jaxpr
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
-    smooth = _smooth(jaxpr)
-    compared: dict = {}
-    first: dict = {}
-
-    def read(atom):
-        return atom.val if isinstance(atom, jex.Literal) else env[atom]
-
-    for i, eqn in enumerate(jaxpr.eqns):
-        ins, name, own = [read(atom) for atom in eqn.invars], eqn.primitive.name, _mixed(seed, i)
-        outs = _CONTROL[name](eqn, ins, own) if name in _CONTROL else bind(eqn, ins, eqn.params)
-        if name in _COMPARISONS:
-            compared[eqn.outvars[0]] = name, *eqn.invars
-        kink = _kink(eqn, compared)
-        if kink and _names(kink.operands) not in smooth:
-            # What is decided by the same operands (the halves of max and min) is decided alike
-            pair = _names(kink.operands)
-            if pair not in first:
-                a, b = map(read, kink.operands)
-                first[pair] = _first(a, b, own)
-            sides = [jnp.broadcast_to(read(atom), outs[0].shape) for atom in (kink.upper, kink.lower)]
-            outs = [_switch(outs[0], first[pair], *sides)]
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
 class _Kink(NamedTuple):
     """What is compared, what comes out where the first of these is the larger one, and where it is not."""
 
     operands: Sequence
     upper: Any
     lower: Any
+
+
+class _Scope(NamedTuple):
+    """Of one program: the seed, the kink at each variable that has one, a number of its equation, coins."""
+
+    seed: jax.Array
+    kinks: dict
+    numbers: dict
+    coins: dict
+
+    def own(self, eqn: Any) -> jax.Array:
+        """Seed of an equation."""
+        return _mixed(self.seed, self.numbers[eqn.outvars[0]])
+
+
+def _evaluate(closed: jex.ClosedJaxpr, args: Sequence, seed: jax.Array) -> list:
+    numbers = {v: i for i, eqn in enumerate(closed.jaxpr.eqns) for v in eqn.outvars}
+    scope = _Scope(seed, _kinks(closed.jaxpr), numbers, {})
+    return interpret(_RULES, closed.jaxpr, closed.consts, args, scope)
+
+
+# Whether they ask if the first is the larger one
+_COMPARISONS = {"gt": True, "ge": True, "lt": False, "le": False}
+
+
+def _kinks(jaxpr: jex.Jaxpr) -> dict[Any, _Kink]:
+    """Kinks by the variable that comes out of each."""
+    compared = {e.outvars[0]: e for e in jaxpr.eqns if e.primitive.name in _COMPARISONS}
+    smooth = _smooth(jaxpr)
+    found = {eqn.outvars[0]: _kink(eqn, compared) for eqn in jaxpr.eqns if eqn.primitive.name in _PIECEWISE}
+    return {v: kink for v, kink in found.items() if kink and _names(kink.operands) not in smooth}
+
+
+def _kink(eqn: Any, compared: dict) -> _Kink | None:
+    name, ins = eqn.primitive.name, eqn.invars
+    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
+        return None
+    if name == "max":
+        return _Kink(ins, *ins)
+    if name == "min":
+        return _Kink(ins, *reversed(ins))
+    comparison = None if isinstance(ins[0], jex.Literal) else compared.get(ins[0])
+    if comparison is None:
+        return None
+    operands = comparison.invars
+    named = [v for v in operands if not isinstance(v, jex.Literal)]
+    if len(named) == len(operands) or not any(v in ins[1:] for v in named):
+        return None
+    no, yes = ins[1:]
+    return _Kink(operands, *((yes, no) if _COMPARISONS[comparison.primitive.name] else (no, yes)))
 
 
 def _names(operands: Sequence) -> tuple:
@@ -117,21 +129,32 @@ def _smooth(jaxpr: jex.Jaxpr) -> set[tuple]:
     return {steps[v] for v in sizes if not isinstance(v, jex.Literal) and v in steps}
 
 
-def _kink(eqn: Any, compared: dict) -> _Kink | None:
-    name, ins = eqn.primitive.name, eqn.invars
-    if name not in ("max", "min", "select_n") or not jnp.issubdtype(eqn.outvars[0].aval.dtype, np.floating):
-        return None
-    if name == "max":
-        return _Kink(ins, *ins)
-    if name == "min":
-        return _Kink(ins, *reversed(ins))
-    if ins[0] in compared:
-        comparison, *operands = compared[ins[0]]
-        number = any(isinstance(v, jex.Literal) for v in operands)
-        if number and any(v in ins[1:] for v in operands if not isinstance(v, jex.Literal)):
-            no, yes = ins[1:]
-            return _Kink(operands, *((yes, no) if _COMPARISONS[comparison] else (no, yes)))
-    return None
+def _piecewise(eqn: Any, ins: Sequence, scope: _Scope) -> list:
+    [out] = bind(eqn, ins)
+    kink = scope.kinks.get(eqn.outvars[0])
+    if kink is None:
+        return [out]
+    known = {v: x for v, x in zip(eqn.invars, ins, strict=True) if not isinstance(v, jex.Literal)}
+    *operands, upper, lower = (
+        v.val if isinstance(v, jex.Literal) else known[v] for v in (*kink.operands, kink.upper, kink.lower)
+    )
+    # What is decided by the same operands (the halves of max and min) is decided alike
+    pair = _names(kink.operands)
+    if pair not in scope.coins:
+        scope.coins[pair] = _first(*operands, scope.own(eqn))
+    upper, lower = (jnp.broadcast_to(x, out.shape) for x in (upper, lower))
+    return [_switch(out, scope.coins[pair], upper, lower)]
+
+
+@jax.custom_jvp
+def _switch(value, first, a, b):
+    """A value that is a or b, with the derivative of a where ``first``, else of b."""
+    return value
+
+
+@_switch.defjvp
+def _(primals, tangents):
+    return primals[0], jnp.where(primals[1], *tangents[2:])
 
 
 def _first(a: Any, b: Any, seed: jax.Array) -> jax.Array:
@@ -159,27 +182,20 @@ def _mixed(x: Any, seed: Any = 0) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def _scan(eqn, ins: Sequence, seed: jax.Array) -> list:
-    p, n = eqn.params, eqn.params["num_consts"]
-    k = p["num_carry"]
-
-    def body(carry, xs):
-        i, *carried = carry
-        outs = _evaluate(p["jaxpr"], [*ins[:n], *carried, *xs], _mixed(seed, i))
-        return (i + 1, *outs[:k]), outs[k:]
-
-    start, xs = (np.int32(0), *ins[n : n + k]), list(ins[n + k :])
-    carry, ys = jax.lax.scan(body, start, xs, p["length"], p["reverse"], p["unroll"])
-    return [*carry[1:], *ys]
+def _scan(eqn: Any, ins: Sequence, scope: _Scope) -> list:
+    seed = scope.own(eqn)
+    body = eqn.params["jaxpr"]
+    return scan(eqn, ins, lambda i, args: (_evaluate(body, args, _mixed(seed, i)), ()))[0]
 
 
-def _cond(eqn, ins: Sequence, seed: jax.Array) -> list:
-    def branch(body: jex.ClosedJaxpr) -> Callable:
-        return lambda *args: _evaluate(body, args, seed)
+def _cond(eqn: Any, ins: Sequence, scope: _Scope) -> list:
+    seed = scope.own(eqn)
+    branches = [lambda *args, body=body: _evaluate(body, args, seed) for body in eqn.params["branches"]]
+    return jax.lax.switch(jnp.int32(ins[0]), branches, *ins[1:])
 
-    return jax.lax.switch(jnp.int32(ins[0]), [branch(body) for body in eqn.params["branches"]], *ins[1:])
 
-
-_CONTROL = {"scan": _scan, "cond": _cond}
-# Whether they ask if the first is the larger one
-_COMPARISONS = {"gt": True, "ge": True, "lt": False, "le": False}
+_PIECEWISE = ("max", "min", "select_n")
+_RULES = Rules(
+    {**dict.fromkeys(_PIECEWISE, _piecewise), "scan": _scan, "cond": _cond},
+    default=lambda eqn, ins, scope: bind(eqn, ins),
+)
