@@ -93,8 +93,8 @@ def rows_wanted(sizes: Sequence[int], width: int, draws: int, limit: int) -> lis
 
     Examples
     --------
-    >>> rows_wanted([4000, 4000], 1000, draws=4, limit=0)
-    [array([2016, 2016]), array([2016, 2016])]
+    >>> rows_wanted([2000, 100], 5000, draws=4, limit=0)
+    [array([1016,   66]), array([1016,   66])]
     """
     large = is_large(sum(sizes))
     counts = _unknowns(np.array(sizes), large) + _SPARE

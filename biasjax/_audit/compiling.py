@@ -14,18 +14,7 @@ _QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": Fa
 
 
 def quick_jit(fn: Callable, **options: Any) -> Callable:
-    """`jax.jit` for programs that cost more to compile than to run.
-
-    Parameters
-    ----------
-    fn
-        Function to compile.
-    options
-        Those of `jax.jit`.
-
-    Returns
-    -------
-    callable
+    """`jax.jit`, with its options, for programs that cost more to compile than to run.
 
     Examples
     --------

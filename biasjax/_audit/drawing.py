@@ -33,19 +33,9 @@ def to_host(leaf: Any) -> Any:
 def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     """Draw a parameter of the kind and size of ``leaf``.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    leaf
-        Float64 array; others come back unchanged.
-
-    Returns
-    -------
-    array
-        Zeros become noise of variance 1/fan_in (kernels) or 1/4; non-negative leaves keep their signs, every
-        entry multiplied by exp(0.3 noise); others become an equal mixture of themselves and noise of their
-        size. Noise is uniform: drawn in half the time of a normal one, and as generic.
+    Zeros become noise of variance 1/fan_in (kernels) or 1/4; non-negative leaves keep their signs, every
+    entry multiplied by exp(0.3 noise); others become an equal mixture of themselves and noise of their size.
+    Noise is uniform: drawn in half the time of a normal one, and as generic. What is not float64 stays.
 
     Examples
     --------
@@ -79,22 +69,12 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
 def argument(rng: np.random.Generator, leaf: Any) -> Any:
     """Draw an input of the kind and size of ``leaf``.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    leaf
-        Any array, floats in float64.
-
-    Returns
-    -------
-    array
-        Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`,
-        but constants become N(constant, 1), arrays of zeros and one other value and entries beyond 1e8 stay
-        as the masks that they are, and every other draw is farther off: noise of one to ten times the size
-        or, if non-negative, a permutation within the range with a share of the entries at the least. Integers
-        of more than two values are drawn from their range; other integers, negative ones among others (which
-        mark what is to be ignored) and booleans stay.
+    Random keys become other keys (also raw ones, uint32 with a last axis of two). Floats: as `parameter`, but
+    constants become N(constant, 1), arrays of zeros and one other value and entries beyond 1e8 stay as the
+    masks that they are, and every other draw is farther off: noise of one to ten times the size or, if
+    non-negative, a permutation within the range with a share of the entries at the least. Integers of more
+    than two values are drawn from their range; other integers, negative ones among others (which mark what
+    is to be ignored) and booleans stay.
 
     Examples
     --------

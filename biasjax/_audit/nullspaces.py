@@ -26,16 +26,8 @@ _SHARED = 1e-6
 def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
     """Orthonormal basis of the directions that the rows map to noise.
 
-    Parameters
-    ----------
-    rows
-        Matrix (k, n) of finite entries.
-    noise
-        Standard deviation of the round-off in an entry.
-
-    Returns
-    -------
-    array (n, n - rank)
+    Rows are (k, n) and finite, ``noise`` is the standard deviation of the round-off in an entry; the basis is
+    (n, n - rank).
 
     Examples
     --------
@@ -87,14 +79,9 @@ class Reproducible(NamedTuple):
 
 
 class Live(NamedTuple):
-    """What one bias can do at one draw of the weights.
+    """What one bias can do at one draw of the weights, in orthonormal bases (n, dimension).
 
-    Attributes
-    ----------
-    directions
-        Orthonormal basis (n, live) of the directions that change the outputs clearly.
-    weak
-        Orthonormal basis of those that change them too little to compare them with what others do.
+    ``directions`` change the outputs clearly, ``weak`` ones too little to compare them with what others do.
     """
 
     directions: np.ndarray
@@ -161,12 +148,7 @@ def reproducible(
 def _shares(columns: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Orthonormal basis (n, n - rank) of the null space, a column's entry weighted with its length.
 
-    Parameters
-    ----------
-    columns
-        Matrix (k, n) of unit noise, every column far above it.
-    lengths
-        Of its columns.
+    Columns (k, n) have unit noise and are far above it.
     """
     n = columns.shape[1]
     r, order, rank = _pivoted(columns, 1.0)
