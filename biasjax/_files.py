@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import io
 import os
 import platform
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 import biasjax
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:
     """Write a file beside its place, make sure that it is on disk, and move it there.
 
-    Parameters
-    ----------
-    path
-        The file; its folder exists.
-    content
-        All of it.
-    replace
-        Whether an older file there is replaced; otherwise `FileExistsError` is raised.
-
-    Returns
-    -------
-    Path
-        The file.
+    The folder has to exist. Without ``replace``, `FileExistsError` is raised where a file stands already.
     """
     path = Path(path)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -48,6 +41,20 @@ def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:
     return path
 
 
+def netcdf(dataset: xr.Dataset) -> bytes:
+    """Encode a dataset as netCDF, in memory."""
+    untyped: Any = dataset  # xarray's own types are partly unknown
+    return bytes(untyped.to_netcdf(engine="h5netcdf"))
+
+
+def read_netcdf(source: str | Path | io.BytesIO) -> xr.Dataset:
+    """Read a dataset from netCDF, whole."""
+    import xarray
+
+    untyped: Any = xarray
+    return untyped.load_dataset(source, engine="h5netcdf")
+
+
 @functools.cache
 def provenance() -> dict[str, str]:
     """Say what a result was computed with: versions, device and, inside a checkout, the git commit.
@@ -57,6 +64,8 @@ def provenance() -> dict[str, str]:
     >>> sorted(provenance())
     ['device', 'git_commit', 'jax_version', 'platform', 'python_version', 'version']
     """
+    untyped: Any = jax  # whose own types are partly unknown, too
+    devices = untyped.devices()
     root = Path(__file__).parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -68,6 +77,6 @@ def provenance() -> dict[str, str]:
         "jax_version": importlib.metadata.version("jax"),
         "python_version": platform.python_version(),
         "platform": platform.platform(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{len(devices)} x {devices[0].device_kind}",
         "git_commit": commit,
     }

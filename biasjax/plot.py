@@ -4,17 +4,29 @@ Figures are made without pyplot, so they need no display and leak no state, and 
 bytes for the same data.
 """
 
+# matplotlib's own types are partly unknown
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from biasjax import _files
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "line", "panels", "save"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 # Okabe & Ito's colours, told apart by colour-blind readers too
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,22 +44,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def panels(titles: Sequence[str], *, columns: int = 2, size: tuple[float, float] = (4.6, 3.2)):
-    """Make a figure with a titled panel for each title.
-
-    Parameters
-    ----------
-    titles
-        Panel titles.
-    columns
-        Panels in a row.
-    size
-        Width and height of a panel in inches.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-    axes : list of matplotlib.axes.Axes
+def panels(
+    titles: Sequence[str], *, columns: int = 2, size: tuple[float, float] = (4.6, 3.2)
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure with a panel for each title, ``columns`` in a row; ``size`` is a panel's in inches.
 
     Examples
     --------
@@ -55,18 +55,21 @@ def panels(titles: Sequence[str], *, columns: int = 2, size: tuple[float, float]
     >>> len(axes)
     2
     """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     rows = -(-len(titles) // columns)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for ax, title in zip(grid, titles, strict=False):
         ax.set_title(title, loc="left")
     for ax in grid[len(titles) :]:
         ax.remove()
-    return figure, list(grid[: len(titles)])
+    return figure, grid[: len(titles)]
 
 
-def line(ax: Any, y: xr.DataArray, x: str, *, over: str | None = None, **style: Any) -> None:
+def line(ax: Axes, y: xr.DataArray, x: str, *, over: str | None = None, **style: Any) -> None:
     """Draw one line over a coordinate, with a band from least to greatest over another dimension.
 
     Parameters
@@ -102,12 +105,15 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The two files.
+        The two files, each written whole.
     """
+    import matplotlib as mpl
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    png, svg = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(_STYLE):
-        figure.savefig(files[0], dpi=150)
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+        figure.savefig(png, format="png", dpi=150)
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    both = ((".png", png), (".svg", svg))
+    return [_files.write(path.with_suffix(ending), file.getvalue()) for ending, file in both]

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biasjax import check
+
+if TYPE_CHECKING:
+    import submitit
+
+__all__ = ["submit"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def submit(
@@ -16,7 +25,7 @@ def submit(
     *,
     cluster: str = "slurm",
     **parameters: Any,
-) -> list[Any]:
+) -> list[submitit.Job[None]]:
     """Submit one job for each worker of a sweep; they share its store and do not talk to each other.
 
     A worker that dies costs the chunk that it was computing: submit again, and only what is missing runs.
@@ -38,11 +47,6 @@ def submit(
     -------
     list of submitit.Job
         ``job.result()`` waits for a worker and raises what it raised; the sweep's result is in its store.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If ``workers`` is not a positive integer or the cluster unknown.
     """
     import submitit
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from biasjax import store
+from biasjax import _files, store
 
 
 def _dataset():
@@ -15,7 +15,7 @@ def test_a_dataset_returns_as_it_was_and_says_where_it_is_from(tmp_path):
     loaded = store.load(path)
     xr.testing.assert_equal(loaded, _dataset())
     assert loaded.use_bias.dtype == bool
-    assert set(store.provenance()) <= set(loaded.attrs)
+    assert set(_files.provenance()) <= set(loaded.attrs)
     assert loaded.attrs["jax_version"].count(".") >= 2
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from biasjax import stepwise, sweep
-from biasjax._sweep import grid
+from biasjax._sweep import execute, grid, loop
 
 
 def _point(key, *, sigma, shift, power=1):
@@ -136,14 +136,14 @@ def test_any_pytree_is_an_output():
 
 
 def test_memory_decides_the_chunks(monkeypatch):
-    monkeypatch.setattr(sweep.execute, "budget", lambda: 40_000)
-    seen, compute = [], sweep._compute
+    monkeypatch.setattr(execute, "budget", lambda: 40_000)
+    seen, compute = [], loop._compute_chunk
 
-    def counted(plan, program, n, region, write):
+    def counted(plan, run, n, region, write):
         seen.append(grid.shape(region))
-        compute(plan, program, n, region, write)
+        compute(plan, run, n, region, write)
 
-    monkeypatch.setattr(sweep, "_compute", counted)
+    monkeypatch.setattr(loop, "_compute_chunk", counted)
     axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
     dataset = sweep.run(lambda key, *, x, y: {"z": jnp.full(10, x * y)}, axes)
     assert 2 < len(seen) < 50

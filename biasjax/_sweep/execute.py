@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from biasjax import stepwise, tree
+from biasjax import tree
 from biasjax._sweep import grid
-from biasjax.stepwise import Checkpoints, Stepwise
+from biasjax._sweep.checkpoints import Checkpoints, drive
+from biasjax.stepwise import Stepwise
 
 Outputs = dict[str, np.ndarray]
 
@@ -21,13 +23,11 @@ Outputs = dict[str, np.ndarray]
 def default_mesh() -> jax.sharding.Mesh | None:
     """One axis over all devices (of all processes under `jax.distributed`), or None if there is one."""
     devices = jax.devices()
-    return (
-        None if len(devices) == 1 else jax.make_mesh((len(devices),), ("points",), devices=devices, **_AUTO)
-    )
-
-
-# Explicit axes, the default, would ask every operation of fn for a sharding
-_AUTO: dict[str, Any] = {"axis_types": (jax.sharding.AxisType.Auto,)}
+    if len(devices) == 1:
+        return None
+    # Explicit axes, the default, would ask every operation of fn for a sharding
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("points",), axis_types=auto, devices=devices)
 
 
 class Frame(NamedTuple):
@@ -55,7 +55,9 @@ class Frame(NamedTuple):
     out: Any
 
 
-def frame(axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int], mesh) -> Frame:
+def frame(
+    axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int], mesh: jax.sharding.Mesh | None
+) -> Frame:
     """Plan regions of some lengths on the devices of a mesh, or on the default device (mesh None)."""
     lengths, lead = _lengths_on(mesh, lengths)
     whole = parted = out = None
@@ -69,50 +71,58 @@ def frame(axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int]
     return Frame(tuple(axes), tuple(axes.values()), bits, lengths, shardings, out)
 
 
-def lower(fn: Callable | Stepwise, static: Mapping[str, Any], where: Frame) -> Callable:
+Run = Callable[..., Outputs]
+"""``run(region, checkpoints=None) -> Outputs``; a `Stepwise` keeps its carry in the checkpoints, if any."""
+
+
+class Program(NamedTuple):
+    """A compiled point function for regions of one shape, and the bytes of memory that it takes."""
+
+    run: Run
+    bytes: int
+
+
+class Lowered(NamedTuple):
+    """A traced point function: its outputs' shapes and dtypes, and how to compile it, once, in any thread."""
+
+    outputs: dict[str, jax.ShapeDtypeStruct]
+    compile: Callable[[], Program]
+
+
+def lower(fn: Callable[..., Any] | Stepwise, static: Mapping[str, Any], where: Frame) -> Lowered:
     """Trace a point function over a frame; what it raises is raised here.
 
-    Parameters
-    ----------
-    fn, static
-        As in `sweep.run`, with one value for each static name.
-    where
-        From `frame`.
-
-    Returns
-    -------
-    callable
-        ``compile() -> program``, safe to call in another thread; ``compile.outputs`` has shapes and dtypes.
-        ``program(region, checkpoints) -> Outputs``, where a `Stepwise` keeps its carry in the checkpoints, if
-        there are any; ``program.bytes`` is the memory that it takes.
+    ``fn`` and ``static`` are as in `sweep.run`, with one value for each static name.
     """
-    if not isinstance(fn, Stepwise):
-        plain = _lower(fn, static, where)
+    if isinstance(fn, Stepwise):
+        return _lower_steps(fn, static, where)
+    traced = _lower(fn, static, where)
 
-        def compile_plain() -> Callable:
-            call = plain.compile()
-            return _program(where, lambda *values, **_: call(where.bits, *values), call)
+    @functools.cache
+    def compile_() -> Program:
+        call = traced.compile()
+        return _program(where, lambda *values, **_: call(where.bits, *values), call)
 
-        compile_plain.outputs = named(plain.out_info)  # pyright: ignore[reportFunctionMemberAccess]
-        return compile_plain
+    return Lowered(named(traced.out_info), compile_)
 
+
+def _lower_steps(fn: Stepwise, static: Mapping[str, Any], where: Frame) -> Lowered:
     start = _lower(fn.start, static, where)
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.out), start.out_info)
     advance, finish = _lower(fn.advance, static, where, carry), _lower(fn.finish, static, where, carry)
 
-    def compile_steps() -> Callable:
-        calls = [stage.compile() for stage in (start, advance, finish)]
+    @functools.cache
+    def compile_() -> Program:
+        first, one, last = (stage.compile() for stage in (start, advance, finish))
 
-        def run(*values, checkpoints: Checkpoints | None):
-            first, one, last = calls
+        def run(*values: Any, checkpoints: Checkpoints | None) -> Any:
             begin = first(where.bits, *values)
-            end = stepwise.drive(lambda now: one(now, where.bits, *values), begin, fn.steps, checkpoints)
+            end = drive(lambda now: one(now, where.bits, *values), begin, fn.steps, checkpoints)
             return last(end, where.bits, *values)
 
-        return _program(where, run, calls[1])
+        return _program(where, run, one)
 
-    compile_steps.outputs = named(finish.out_info)  # pyright: ignore[reportFunctionMemberAccess]
-    return compile_steps
+    return Lowered(named(finish.out_info), compile_)
 
 
 def named(outputs: Any) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def named(outputs: Any) -> dict[str, Any]:
     return {path.replace("/", ".") or "output": leaf for path, leaf in tree.paths(outputs).items()}
 
 
-def _lower(fn: Callable, static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
+def _lower(fn: Callable[..., Any], static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
     nested = grid.nest(fn, where.names, static, carries=bool(carry))
     shapes = [
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
@@ -129,41 +139,34 @@ def _lower(fn: Callable, static: Mapping[str, Any], where: Frame, *carry: Any) -
     return jax.jit(nested, out_shardings=where.out).lower(*carry, where.bits, *shapes)
 
 
-def _program(where: Frame, run: Callable, largest: Any) -> Callable[..., Outputs]:
+def _program(where: Frame, call: Callable[..., Any], largest: Any) -> Program:
     """Wrap a compiled call: place a region's values, run, fetch, and drop the padding."""
 
-    def program(region: grid.Region, checkpoints: Checkpoints | None = None) -> Outputs:
+    def run(region: grid.Region, checkpoints: Checkpoints | None = None) -> Outputs:
         values = grid.take(where.axes, region, where.lengths)
         if where.out is not None:
             values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
         trim = tuple(slice(n) for n in grid.shape(region))
-        outputs = named(run(*values, checkpoints=checkpoints))
+        outputs = named(call(*values, checkpoints=checkpoints))
         return {name: _fetch(value)[trim] for name, value in outputs.items()}
 
     stats = largest.memory_analysis()
     sizes = ("temp", "output", "argument")
-    program.bytes = sum(getattr(stats, f"{size}_size_in_bytes", 0) for size in sizes)  # pyright: ignore
-    return program
+    return Program(run, sum(getattr(stats, f"{size}_size_in_bytes", 0) for size in sizes))
 
 
-def halving(program: Callable, relower: Callable[[Sequence[int]], Callable]) -> Callable[..., Outputs]:
-    """Make a program that cuts its region in two when the device's memory does not suffice, and again.
+def halving(run: Run, relower: Callable[[tuple[int, ...]], Lowered]) -> Run:
+    """Cut a region in two, and again, when the device's memory does not suffice for it.
 
-    Parameters
-    ----------
-    program
-        For regions of the planned shape.
-    relower
-        ``relower(lengths)`` returns the ``compile`` of another shape.
+    ``run`` is for regions of the planned shape; ``relower(lengths)`` traces once for each other shape.
     """
-    programs: dict[tuple[int, ...], Callable] = {}
     too_large: set[tuple[int, ...]] = set()
 
-    def run(region: grid.Region, checkpoints: Checkpoints | None = None, program=program) -> Outputs:
+    def halved(region: grid.Region, checkpoints: Checkpoints | None = None, run: Run = run) -> Outputs:
         shape = grid.shape(region)
         if shape not in too_large:
             try:
-                return program(region, checkpoints)
+                return run(region, checkpoints)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -171,13 +174,24 @@ def halving(program: Callable, relower: Callable[[Sequence[int]], Callable]) -> 
         axis, *parts = grid.halves(region)
         results = []
         for i, part in enumerate(parts):
-            lengths, folder = grid.shape(part), checkpoints and checkpoints.folder / f"half-{i}"
-            if lengths not in programs:
-                programs[lengths] = relower(lengths)()
-            results.append(run(part, checkpoints and checkpoints._replace(folder=folder), programs[lengths]))
+            inside = checkpoints and checkpoints.below(f"half-{i}")
+            results.append(halved(part, inside, relower(grid.shape(part)).compile().run))
         return {name: np.concatenate([result[name] for result in results], axis) for name in results[0]}
 
-    return run
+    return halved
+
+
+def is_writer() -> bool:
+    """Whether this process writes; under `jax.distributed` one does for all."""
+    return jax.process_index() == 0
+
+
+def wait_for_writer() -> None:
+    """Under `jax.distributed`, wait until the process that writes is done."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("biasjax sweep")
 
 
 def budget() -> int:
@@ -191,7 +205,7 @@ def budget() -> int:
         return 2**30
 
 
-def _lengths_on(mesh, lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
+def _lengths_on(mesh: jax.sharding.Mesh | None, lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
     """Choose the axis to spread over the devices, that which needs the least padding, and pad it."""
     if mesh is None or not lengths:
         return tuple(lengths), 0

@@ -53,17 +53,6 @@ def axis_values(name: str, values: Any) -> np.ndarray:
 def cut(sizes: Sequence[int], points: int) -> Layout:
     """Choose the regions: at most ``points`` points each, of nearly equal size, as few as possible.
 
-    Parameters
-    ----------
-    sizes
-        Lengths of the axes, outermost first.
-    points
-        Greatest number of points in a region.
-
-    Returns
-    -------
-    Layout
-
     Examples
     --------
     >>> cut((3, 10, 10), 1000), cut((3, 10, 10), 45), cut((3, 10, 10), 1)
@@ -96,13 +85,22 @@ def regions(sizes: Sequence[int], layout: Layout) -> list[Region]:
     ]
 
 
+def lengths(sizes: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """Shape of the largest region.
+
+    Examples
+    --------
+    >>> lengths((3, 10, 10), Layout(1, 4))
+    (1, 4, 10)
+    """
+    return tuple(
+        1 if axis < layout.axis else min(layout.block, size) if axis == layout.axis else size
+        for axis, size in enumerate(sizes)
+    )
+
+
 def halves(region: Region) -> tuple[int, Region, Region]:
     """Cut a region in two along its outermost axis with more than one value; return that axis too.
-
-    Raises
-    ------
-    ValueError
-        If the region is a single point.
 
     Examples
     --------
@@ -113,12 +111,9 @@ def halves(region: Region) -> tuple[int, Region, Region]:
         length = part.stop - part.start
         if length > 1:
             middle = part.start + length // 2
+            before, after = region[:axis], region[axis + 1 :]
             first, second = slice(part.start, middle), slice(middle, part.stop)
-            return (
-                axis,
-                (*region[:axis], first, *region[axis + 1 :]),
-                (*region[:axis], second, *region[axis + 1 :]),
-            )
+            return axis, (*before, first, *after), (*before, second, *after)
     return check.fail("memory", "room for a single point", region, "Make it smaller or use a larger device.")
 
 
@@ -146,25 +141,12 @@ def nest(
 ) -> Callable[..., Any]:
     """Nested vmaps of a point function, the first axis outermost; the axis "seed" becomes the key.
 
-    Parameters
-    ----------
-    fn
-        ``fn(key, **point)``.
-    names
-        Axis names, outermost first.
-    static
-        Further keyword arguments, not mapped.
-    carries
-        Whether it is ``fn(carry, key, **point)``; each point has a carry of its own.
-
-    Returns
-    -------
-    callable
-        ``(bits, *values)`` or ``(carry, bits, *values)``: the root key's data and a 1-D array for each axis;
-        carry and outputs have the grid's axes in front.
+    ``fn(key, **point, **static)``, or with ``carries`` ``fn(carry, key, ...)``, becomes a function of the
+    root key's data and a 1-D array for each axis, ``(bits, *values)`` or ``(carry, bits, *values)``; carry
+    and outputs have the grid's axes in front.
     """
 
-    def point(*arguments):
+    def point(*arguments: Any) -> Any:
         carry, (bits, *values) = arguments[:carries], arguments[carries:]
         numbers = dict(zip(names, values, strict=True))
         seed = numbers.pop("seed", None)

@@ -20,23 +20,10 @@ def lazy(
     parts: list[tuple[Region, Path]],
     read: Callable[[Path], Any],
 ) -> LazilyIndexedArray:
-    """Make an array whose values are read when they are used.
+    """Make an array whose values are read when they are used; what no file holds is NaN.
 
-    Parameters
-    ----------
-    name
-        Variable to read from each file.
-    shape, dtype
-        Of the whole.
-    parts
-        Where each file's values stand, as slices along the leading dimensions, and the file.
-    read
-        ``read(file)`` returns the dataset of a file.
-
-    Returns
-    -------
-    LazilyIndexedArray
-        Values that no file holds are NaN.
+    ``name`` is the variable to read from each file, ``shape`` and ``dtype`` are those of the whole, ``parts``
+    say where each file's values stand along the leading dimensions, and ``read(file)`` returns its dataset.
     """
     return LazilyIndexedArray(_Chunked(name, shape, dtype, parts, read))
 

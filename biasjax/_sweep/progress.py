@@ -11,13 +11,6 @@ class Bar:
     """Points done, points per second, time left, and the time spent compiling, shown apart.
 
     A host-side loop drives it; without a terminal, or without rich, it does nothing.
-
-    Parameters
-    ----------
-    total
-        Number of points.
-    enabled
-        Whether to show it at all.
     """
 
     def __init__(self, total: int, *, enabled: bool = True):
