@@ -8,19 +8,22 @@ module with `table(dataset) -> str` has that printed, too.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import sys
 import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
-from rich.console import Console
-from rich.table import Table
+
+from experiments.claims import Claim
 
 # Compiling takes most of a run. LLVM's level 1 halves that, and the programs ran as fast as at its default.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
@@ -28,7 +31,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # draws tenfold and, on two cores, were seen to wait for each other for ever
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-console = Console()
+EXTRA = ("rich", "matplotlib", "sklearn", "mlxtend")
+"""What the extra "experiments" installs."""
+MARKS = {
+    "±": "the greatest difference that is allowed",
+    "*": "the value that deep layers tend to, as in c* of a correlation",
+}
+"""Signs in the table of claims that need a word."""
+HELP = ("-h", "--help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +49,20 @@ class Common:
     """Run a small version that takes seconds; the other options start from its values."""
     output: Path = Path("results")
     """Folder for the dataset, the claims and the figures."""
+
+
+class Run(NamedTuple):
+    """One experiment as the command line asks for it."""
+
+    name: str
+    module: ModuleType
+    config: Any
+    common: Common
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return self.common.output / self.name
 
 
 def experiments() -> dict[str, str]:
@@ -54,86 +78,138 @@ def experiments() -> dict[str, str]:
 
 def list_experiments() -> None:
     """Print the experiments and how to run them."""
-    table = Table("experiment", "what it holds to numbers", box=None, pad_edge=False)
-    for name, line in experiments().items():
-        table.add_row(name, line)
-    console.print(table)
-    console.print("\npython -m experiments NAME [--smoke] [--output DIR] [--help]; NAME may be all.")
+    known = experiments()
+    width = max(map(len, known))
+    for name, line in known.items():
+        print(f"{name:{width}}  {line}")
+    print("\npython -m experiments NAME [--smoke] [--output DIR] [--help]; NAME may be all.")
 
 
-def report(claims: list[Any]) -> bool:
-    """Print a table of claims; return whether all hold."""
-    table = Table("", "claim", "expected", "measured", "source")
-    for claim in claims:
-        expected = f"{claim.relation} {claim.expected:.4g}"
-        expected += f" ± {claim.tolerance:.2g}" if claim.relation == "=" else ""
-        mark = "[green]holds[/]" if claim.holds else "[bold red]fails[/]"
-        table.add_row(mark, claim.name, expected, f"{claim.measured:.4g}", claim.source)
-    console.print(table)
-    return all(claim.holds for claim in claims)
+def choose(name: str, known: Collection[str]) -> str:
+    """Return the name of an experiment, or raise."""
+    if name not in known:
+        from biasjax import check
+
+        check.choice("experiment", name, [*known, "all"])
+    return name
 
 
-def execute(name: str, module: ModuleType, config: Any, common: Common) -> bool:
+def parse(name: str, arguments: Sequence[str]) -> Run:
+    """Read the command line of one experiment."""
+    module = importlib.import_module(f"experiments.{name}")
+    config = module.SMOKE if "--smoke" in arguments else module.Config()
+    # The names of the fields head the two lists of options in the help
+    options = dataclasses.make_dataclass("Options", [("experiment", module.Config), ("common", Common)])
+    both: Any = tyro.cli(
+        options,
+        args=arguments,
+        default=options(config, Common()),
+        prog=f"python -m experiments {name}",
+        description=module.__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    return Run(name, module, both.experiment, both.common)
+
+
+def check_extra() -> None:
+    """Raise unless all that the experiments import is installed."""
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        from biasjax import check
+
+        fix = "In the repository's root: pip install -e '.[experiments]'"
+        check.fail("experiments", f"{', '.join(EXTRA)}", f"no {', '.join(missing)}", fix, ImportError)
+
+
+def check_output(runs: Sequence[Run]) -> None:
+    """Raise before any work unless figures can be made and the folders of all runs be written to."""
+    from biasjax import plot, store
+
+    plot.panels([""])
+    for run in runs:
+        store.check_writable(run.folder)
+
+
+def execute(run: Run) -> bool:
     """Run one experiment, write its dataset, claims and figures, and return whether its claims hold."""
     import jax
 
     from biasjax import plot, store
 
     # Compiling dominates a smoke run; this switches off LLVM's optimisations, not XLA's
-    jax.config.update("jax_disable_most_optimizations", common.smoke)
+    jax.config.update("jax_disable_most_optimizations", run.common.smoke)
 
+    name, module, folder = run.name, run.module, run.folder
     began = time.perf_counter()
-    folder = common.output / name
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    console.print(f"[bold]{name}[/]: {(module.__doc__ or '').splitlines()[0]}")
-    dataset = module.run(config)
-    dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(config)))
+    print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
+    dataset = module.run(run.config)
+    dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(run.config)))
     store.save(dataset, folder / "dataset.nc")
-    plot.save(module.figure(dataset), folder / name)
-    claims = module.claims(dataset)
-    (folder / "claims.json").write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
-    if hasattr(module, "table"):
-        print(f"\n{module.table(dataset)}\n")
-    holds = bool(claims) and report(claims)
+    with kept(folder / "dataset.nc"):
+        claims = module.claims(dataset)
+        write_claims(claims, folder / "claims.json")
+        plot.save(module.figure(dataset), folder / name)
+        if hasattr(module, "table"):
+            print(f"\n{module.table(dataset)}\n")
+        holds = bool(claims) and report(claims)
     verdict = "all claims hold" if holds else "some claims do not hold"
-    console.print(f"{name}: {verdict} ({time.perf_counter() - began:.0f} s); written to {folder}")
+    print(f"{name}: {verdict} ({time.perf_counter() - began:.0f} s); written to {folder}", flush=True)
     return holds
 
 
-def parse(name: str, arguments: list[str]) -> tuple[ModuleType, Any, Common]:
-    """Read the command line of one experiment."""
-    module = importlib.import_module(f"experiments.{name}")
-    default = module.SMOKE if "--smoke" in arguments else module.Config()
-    config, common = tyro.cli(
-        tuple[module.Config, Common],
-        args=arguments,
-        default=(default, Common()),
-        prog=f"python -m experiments {name}",
-        description=module.__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    return module, config, common
+@contextlib.contextmanager
+def kept(dataset: Path) -> Iterator[None]:
+    """Add to an exception where the dataset is that was computed before."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"The computed dataset is kept: biasjax.store.load({str(dataset)!r}).")
+        raise
 
 
-def main(arguments: list[str]) -> int:
+def write_claims(claims: Sequence[Claim], path: Path) -> None:
+    """Write claims as JSON, all of the file or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
+    os.replace(beside, path)
+
+
+def report(claims: Sequence[Claim]) -> bool:
+    """Print a table of claims; return whether all hold."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "claim", "expected", "measured", "source")
+    rows = []
+    for claim in claims:
+        expected = f"{claim.relation} {claim.expected:.4g}"
+        expected += f" ± {claim.tolerance:.2g}" if claim.relation == "=" else ""
+        mark = "[green]holds[/]" if claim.holds else "[bold red]fails[/]"
+        rows.append((mark, claim.name, expected, f"{claim.measured:.4g}", claim.source))
+        table.add_row(*rows[-1])
+    Console().print(table)
+    shown = "".join("".join(row) for row in rows)
+    for sign, meaning in MARKS.items():
+        if sign in shown:
+            print(f"{sign}  {meaning}")
+    return all(claim.holds for claim in claims)
+
+
+def main(arguments: Sequence[str]) -> int:
     """Dispatch the command line; return 1 if a claim does not hold, 2 if a run was not possible."""
     known = experiments()
-    if not arguments or arguments[0] in ("-h", "--help", "list"):
+    name, *rest = arguments or ["list"]
+    if name in (*HELP, "list") or (name == "all" and set(HELP) & set(rest)):
         list_experiments()
         return 0
-    name, *rest = arguments
-    if name not in known and name != "all":
-        console.print(f"experiment: expected one of {', '.join(known)} or all, got {name!r}.", style="red")
-        list_experiments()
-        return 2
-    if name == "all" and {"-h", "--help"} & set(rest):
-        list_experiments()
-        return 0
-    chosen = list(known) if name == "all" else [name]
     try:
-        results = [execute(one, *parse(one, rest)) for one in chosen]
-    except (ValueError, OSError) as error:
-        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        runs = [parse(one, rest) for one in (known if name == "all" else [choose(name, known)])]
+        check_extra()
+        check_output(runs)
+        results = [execute(run) for run in runs]
+    except (ValueError, OSError, ImportError) as error:
+        lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        print("\n".join(lines), file=sys.stderr)
         return 2
     return 0 if all(results) else 1
 

@@ -11,6 +11,10 @@ sigma_b²/(1 - sigma_w²/2) that is the bias's own noise. Under He's weights a b
 sigma_b² per layer. A bias drives two inputs together in every case but one: tanh under He's weights with a
 small bias is chaotic.
 
+Measured: all curves within 3.7 standard errors of theory. Under Xavier 1/q of tanh grows by 2.02 per layer
+(1.93), q of ReLU halves, to .505 with sigma_b = .5; under He's weights it reaches 7.2 (7) in 20 layers. GELU
+dies without a bias: by 1/4 per layer under Xavier, and under He from 2 to .04.
+
 Cost: about 80 s on 2 CPU cores. Command: `python -m experiments activations_by_depth`.
 """
 
@@ -33,11 +37,12 @@ if TYPE_CHECKING:
 
 HE = "arXiv 1502.01852"
 INITIALIZERS = {
-    "xavier": "glorot_normal",
-    "he": "he_normal",
-    "lecun": "lecun_normal",
-    "orthogonal": "orthogonal",
+    "xavier": ("glorot_normal", 4 / 3, 1.0),  # 2 / (fan_in + fan_out) of each weight
+    "he": ("he_normal", 2.0, 2.0),
+    "lecun": ("lecun_normal", 1.0, 1.0),
+    "orthogonal": ("orthogonal", 1.0, 1.0),
 }
+"""The draw of the weights, and sigma_w² of the first layer, with twice as many inputs, and of the others."""
 _TITLES = {"relu": "ReLU", "gelu": "GELU"}
 MEASURED = ("q", "std", "dead", "distance", "log_grad_features")
 
@@ -71,23 +76,11 @@ def run(config: Config) -> xr.Dataset:
     axes = {"seed": np.arange(config.seeds), "sigma_b": config.sigma_b}
     measure = functools.partial(_measure, config)
     dataset = bj.sweep.run(measure, axes, static=static, dims=bj.propagation.DIMS)
-    count, static = functools.partial(_histogram, config), {"activation": config.activations}
-    shares = bj.sweep.run(count, {"sigma_b": [0.0, 0.5]}, static=static, dims=histograms.DIMS)
-    dataset["share"] = shares.share.rename(sigma_b="histogram_sigma_b")
-    dataset = xr.merge([dataset, theory(config)])
-    dataset = dataset.assign_coords(layer=np.arange(1, config.depth + 1), value=histograms.CENTRES)
+    networks = {name: _network(config, name, "xavier") for name in config.activations}
+    dataset["share"] = histograms.sweep(networks, [0.0, 0.5]).rename(sigma_b="histogram_sigma_b")
+    dataset = xr.merge([dataset, theory(config, dataset.sigma_b.values)])
+    dataset = dataset.assign_coords(layer=np.arange(1, config.depth + 1))
     return dataset.assign_attrs(width=config.width)
-
-
-def weight_variance(initializer: str) -> tuple[float, float]:
-    """sigma_w² of the first layer, with twice as many inputs as outputs, and of the others.
-
-    Examples
-    --------
-    >>> weight_variance("xavier")  # 2 / (fan_in + fan_out) of each weight
-    (1.3333333333333333, 1.0)
-    """
-    return {"xavier": (4 / 3, 1.0), "he": (2.0, 2.0)}.get(initializer, (1.0, 1.0))
 
 
 def _network(config: Config, activation: str, initializer: str) -> bj.network.Network:
@@ -96,7 +89,7 @@ def _network(config: Config, activation: str, initializer: str) -> bj.network.Ne
         width=config.width,
         depth=config.depth,
         order=f"dense-{activation}",
-        kernel_init=INITIALIZERS[initializer],
+        kernel_init=INITIALIZERS[initializer][0],
     )
 
 
@@ -107,41 +100,24 @@ def _measure(config: Config, key, *, activation, initializer, sigma_b) -> dict:
     net_key, x_key = jax.random.split(key)
     # Two inputs of mean square 1 at a right angle
     x, y = jax.random.normal(x_key, (2, 2 * config.width))
-    x, y = (v / jnp.sqrt(jnp.mean(v**2)) for v in (x, y - jnp.dot(x, y) / jnp.dot(x, x) * x))
-    x = jnp.stack([x, y])
-    # The initialisers bring their gains with them
-    scales = bj.network.Scales(sigma_b=sigma_b)
-    found = bj.propagation.propagate(net_key, _network(config, activation, initializer), scales, x)
+    x = jnp.stack([v / jnp.sqrt(jnp.mean(v**2)) for v in (x, y - jnp.dot(x, y) / jnp.dot(x, x) * x)])
+    net, scales = _network(config, activation, initializer), bj.network.Scales(sigma_b=sigma_b)
+    found = bj.propagation.propagate(net_key, net, scales, x)
     return {name: getattr(found, name) for name in MEASURED}
 
 
-def _histogram(config: Config, key, *, activation, sigma_b) -> dict:
-    """Histograms of features over 16 inputs, under Xavier."""
-    import jax
-
-    net_key, x_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (16, 2 * config.width))
-    scales = bj.network.Scales(sigma_b=sigma_b)
-    values = bj.propagation.features(net_key, _network(config, activation, "xavier"), scales, x)
-    return {"share": histograms.shares(values)}
-
-
-def theory(config: Config) -> xr.Dataset:
+def theory(config: Config, sigma_b: np.ndarray) -> xr.Dataset:
     """Mean-field q, std, 1 - c, dead fraction and gradient of each layer, and the scatter of q."""
-    import xarray as xr
-
-    found = curves.theory(functools.partial(_curves, config), config.activations)
     dims = ("activation", "layer", "initializer", "sigma_b")
-    coords = {name: list(getattr(config, f"{name}s")) for name in ("activation", "initializer")}
-    arrays = {f"{name}_theory": (dims, value) for name, value in found.items()}
-    return xr.Dataset(arrays, coords | {"sigma_b": list(config.sigma_b)})
+    coords = {"activation": config.activations, "initializer": config.initializers, "sigma_b": sigma_b}
+    return curves.theory(functools.partial(_curves, config), dims, coords)
 
 
 def _curves(config: Config, activation: str) -> dict:
     """Theory of one activation, ``(depth, initializer, sigma_b)`` each."""
     import jax.numpy as jnp
 
-    first, rest = jnp.asarray([weight_variance(one) for one in config.initializers]).T[..., None]
+    first, rest = jnp.asarray([INITIALIZERS[one][1:] for one in config.initializers]).T[..., None]
     sigma_b, sigma_w = jnp.asarray(config.sigma_b), jnp.sqrt(rest)
     q = first + sigma_b**2
     q, c = bj.meanfield.trajectory(activation, q, sigma_b**2 / q, sigma_w, sigma_b, depth=config.depth - 1)
@@ -181,20 +157,15 @@ def deviations(dataset: xr.Dataset) -> xr.Dataset:
     q, log_gradient = curves.deviations(dataset, found.q / dataset.q_theory, found.gradient)
     c_error = curves.standard_error(dataset.distance).max("layer") + 1 / width
     dead_error = math.sqrt(0.25 / width / dataset.sizes["seed"])
-    return xr.Dataset(
-        {
-            "q": q.where(first_order),
-            "log_gradient": log_gradient.where(first_order.all("layer")),
-            "c": (found.distance - dataset.distance_theory) / c_error,
-            "dead": (found.dead - dataset.dead_theory) / dead_error,
-        }
-    )
+    c = (found.distance - dataset.distance_theory) / c_error
+    dead = (found.dead - dataset.dead_theory) / dead_error
+    log_gradient = log_gradient.where(first_order.all("layer"))
+    return xr.Dataset({"q": q.where(first_order), "log_gradient": log_gradient, "c": c, "dead": dead})
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Hold every curve to theory, and what it says of Xavier and the bias to closed forms."""
-    away = abs(deviations(dataset))
-    found = measured(dataset)
+    away, found = abs(deviations(dataset)), measured(dataset)
     text = "{} of layers and combinations: worst, in standard errors"
     error, miss = dataset.q_scatter_theory.median(), abs(found.q / dataset.q_theory - 1).median()
     share = float(away.q.notnull().mean())
@@ -302,7 +273,7 @@ def figure(dataset: xr.Dataset):
     rows = [f"{kind}, {bias}" for kind in ("forward", "gradient", "features, Xavier") for bias in biases]
     titles = [f"{_TITLES.get(name, name)}: {row}" for row in rows for name in names]
     fig, axes = bj.plot.panels(titles, columns=len(names), size=(3.7, 2.4))
-    grid = np.reshape(axes, (3, len(biases), len(names)))
+    grid = np.array(axes, object).reshape(3, len(biases), len(names))
     for (row, sigma_b), (column, name) in itertools.product(enumerate(biases.values()), enumerate(names)):
         where = {"activation": name, "sigma_b": sigma_b}
         one, theory = found.sel(where), dataset.sel(where)

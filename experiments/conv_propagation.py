@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments import curves, drawing, waves
+from experiments import curves, drawing, spectra, waves
 from experiments.claims import Claim, at_most, equal
 
 if TYPE_CHECKING:
@@ -90,30 +90,28 @@ def run(config: Config) -> xr.Dataset:
     zeros = bj.sweep.run(functools.partial(measure, padding="SAME"), axes, static=static, dims=dims)
     zeros = zeros.rename_vars({name: f"zeros_{name}" for name in zeros.data_vars})
     zeros: xr.Dataset = zeros.rename(activation="zeros_activation", kernel="zeros_kernel")
-    static = {"net_kernel": tuple(WINDOWS), "net_depth": config.jacobian_depths}
-    values = functools.partial(_singular_values, config)
-    spectra = bj.sweep.run(values, {"seed": [0]}, static=static, dims=bj.jacobian.DIMS)
     dataset = xr.merge([circular.drop_vars("status"), zeros.drop_vars("zeros_status")])
-    dataset["log_singular"] = spectra.log_singular.isel(seed=0, drop=True)
+    sizes = {"width": config.width, "kernel_size": KERNEL_SIZE}
+    dataset["log_singular"] = spectra.sweep(config.jacobian_depths, **sizes)
     dataset = xr.merge([dataset, theory(config, "CIRCULAR", circular), theory(config, "SAME", zeros)])
     dataset = dataset.assign_coords(layer=np.arange(1, config.depth + 1))
     return dataset.assign_attrs(width=config.width)
 
 
-def _network(config: Config, order: str, kernel: str, padding: str, depth: int) -> bj.network.Network:
-    sizes = {"inputs": config.width, "width": config.width, "depth": depth, "kernel_size": (KERNEL_SIZE,)}
-    return bj.network.Network(**sizes, order=order, kernel_init=kernel, padding=padding)
-
-
 def _measure(config: Config, key, *, activation, kernel, sigma_b, padding) -> dict:
     import jax.numpy as jnp
 
-    # The order ends with the convolution: features are pre-activations
-    net = _network(config, f"{activation}-conv", kernel, padding, config.depth)
-    scales, x = (
-        bj.network.Scales(WEIGHT_SCALES[activation], sigma_b),
-        jnp.asarray(waves.inputs(config.positions, config.width)),
+    net = bj.network.Network(
+        inputs=config.width,
+        width=config.width,
+        depth=config.depth,
+        order=f"{activation}-conv",  # ends with the convolution: features are pre-activations
+        kernel_init=kernel,
+        kernel_size=(KERNEL_SIZE,),
+        padding=padding,
     )
+    scales = bj.network.Scales(WEIGHT_SCALES[activation], sigma_b)
+    x = jnp.asarray(waves.inputs(config.positions, config.width))
     z = bj.propagation.features(key, net, scales, x)
     gradient: Any = bj.propagation.propagate(key, net, scales, x).log_grad_features
     return {
@@ -123,31 +121,19 @@ def _measure(config: Config, key, *, activation, kernel, sigma_b, padding) -> di
     }
 
 
-def _singular_values(config: Config, key, *, net_kernel, net_depth) -> dict:
-    import jax.numpy as jnp
-
-    net = _network(config, "conv", net_kernel, "CIRCULAR", net_depth)
-    x = jnp.ones((1, 8, config.width))
-    return {"log_singular": bj.jacobian.singular_values(key, net, bj.network.Scales(), x)}
-
-
 def theory(config: Config, padding: str, like: xr.Dataset) -> xr.Dataset:
     """Mean-field q and covariance of each position and layer, gradients, and the scatter of q and these."""
     import jax
-    import xarray as xr
 
     prefix = "zeros_" if padding == "SAME" else ""
-    activation, kernel = f"{prefix}activation", f"{prefix}kernel"
-    windows = np.array([WINDOWS[str(name)] for name in like[kernel].values])
+    dims = (f"{prefix}activation", f"{prefix}kernel", "layer", "sigma_b", "position")
+    windows = np.array([WINDOWS[str(name)] for name in like[dims[1]].values])
 
     def each(activation: str) -> dict:
         return jax.vmap(functools.partial(_curves, config, activation, padding))(windows)
 
-    found = xr.Dataset(coords={name: like[name] for name in (activation, kernel, "sigma_b")})
-    for name, value in curves.theory(each, like[activation].values).items():
-        dims = (activation, kernel, "layer", "sigma_b", "position")
-        found[f"{prefix}{name}_theory"] = dims[: value.ndim], value
-    return found
+    coords = {name: like[name].values for name in (*dims[:2], "sigma_b")}
+    return curves.theory(each, dims, coords, prefix)
 
 
 def _curves(config: Config, activation: str, padding: str, window) -> dict:
@@ -179,7 +165,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         at_most(text.format("covariance of two inputs"), XIAO, worst, _covariances(dataset, "").max()),
         *_waves(dataset),
         *_border(dataset),
-        *_isometries(dataset),
+        *spectra.claims(dataset.log_singular, dataset.attrs["width"]),
     ]
 
 
@@ -227,20 +213,6 @@ def _border(dataset: xr.Dataset) -> list[Claim]:
     return [*made, at_most(text, "the border is not seen", 1e-5, abs(q - 1).max())]
 
 
-def _isometries(dataset: xr.Dataset) -> list[Claim]:
-    """Singular values of linear networks: blocks of Gaussian and Haar matrices, and an isometry."""
-    logs, n = dataset.log_singular, dataset.attrs["width"]
-    # The largest s² of a Gaussian block scatters by 2^(4/3) n^(-2/3) (Tracy & Widom), below its limit 4
-    tolerance = 4 * 2 ** (4 / 3) * n ** (-2 / 3)
-    made = []
-    for name, source, expected in (("gaussian", "Marchenko-Pastur", 4.0), ("orthogonal", "Jacobi", 8 / 3)):
-        text, top = f"linear, {name}: largest s² of one layer", logs.sel(net_kernel=name, net_depth=1).max()
-        made.append(equal(text, source, expected, np.exp(2 * top), tolerance=tolerance))
-    worst = abs(logs.sel(net_kernel="delta_orthogonal")).max()
-    text = f"linear, delta-orthogonal: |ln s| of {int(logs.net_depth.max())} layers, worst"
-    return [*made, at_most(text, XIAO, 1e-4, worst)]
-
-
 def figure(dataset: xr.Dataset):
     """Waves, correlation, variance and gradients by depth, the border, and singular values."""
     titles = ["waves of two inputs' covariance, linear", "tanh: correlation of two inputs, no bias"]
@@ -250,7 +222,7 @@ def figure(dataset: xr.Dataset):
     _draw_waves(axes[0], dataset)
     _draw_correlation(axes[1], dataset)
     _draw_border(axes[2], dataset)
-    _draw_singular(axes[3], dataset)
+    spectra.draw(axes[3], dataset.log_singular)
     _draw_layers(axes[4], dataset.q.mean(("seed", "position")), dataset.q_theory.mean("position"))
     _draw_layers(axes[5], np.exp(dataset.log_gradient).mean("seed"), np.exp(dataset.log_gradient_theory))
     axes[4].set_ylim(top=20)
@@ -300,16 +272,6 @@ def _draw_border(ax, dataset: xr.Dataset) -> None:
 
 def _some_layers(dataset: xr.Dataset) -> list[int]:
     return [layer for layer in (1, 4, 12) if layer <= dataset.sizes["layer"]]
-
-
-def _draw_singular(ax, dataset: xr.Dataset) -> None:
-    for color, name in zip(bj.plot.COLORS, WINDOWS, strict=False):
-        for depth, style in zip(dataset.net_depth.values, ("-", "--"), strict=False):
-            logs = np.sort(dataset.log_singular.sel(net_kernel=name, net_depth=depth).values)[::-1]
-            label = f"{name.replace('_', '-')}, {depth} layer{'s' if depth > 1 else ''}"
-            ax.plot(np.linspace(0, 1, logs.size), np.exp(logs), style, color=color, label=label)
-    ax.set(xlabel="rank / number", yscale="log", ylim=(1e-4, 10))
-    ax.legend(fontsize=7)
 
 
 def _draw_layers(ax, measured: xr.DataArray, theory: xr.DataArray) -> None:

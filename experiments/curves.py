@@ -7,7 +7,7 @@ can be counted in standard errors that know nothing of the measurement.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +22,30 @@ WORST, SINGLE = 4.5, 3.0
 """Standard errors to allow the worst of a thousand numbers, and one number."""
 
 
-def theory(curves: Callable[[str], dict[str, Any]], activations: Iterable[str]) -> dict[str, np.ndarray]:
-    """Evaluate curves of each activation in float64; stack them, activations first."""
+def theory(
+    curves: Callable[[str], dict[str, Any]], dims: tuple[str, ...], coords: dict[str, Any], prefix: str = ""
+) -> xr.Dataset:
+    """Evaluate curves of each activation in float64.
+
+    Parameters
+    ----------
+    curves
+        From the name of an activation to curves by name.
+    dims
+        Of the results, first that of the activations; some curves may lack the last ones.
+    coords
+        Along ``dims``, not all of them need have one.
+    prefix
+        Of the names, which end in ``_theory``.
+    """
     import jax
+    import xarray as xr
 
     with jax.enable_x64(True):
-        found = [jax.jit(functools.partial(curves, str(name)))() for name in activations]
-        return {name: np.stack([one[name] for one in found]) for name in found[0]}
+        found = [jax.jit(functools.partial(curves, str(name)))() for name in coords[dims[0]]]
+        stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    arrays = {f"{prefix}{name}_theory": (dims[: one.ndim], one) for name, one in stacked.items()}
+    return xr.Dataset(arrays, {name: np.asarray(values) for name, values in coords.items()})
 
 
 def gradients(
