@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
+from experiments.claims import Claim, at_most
 
 if TYPE_CHECKING:
     import jax
@@ -131,3 +132,12 @@ def standard_error(
     """
     dims = (over,) if isinstance(over, str) else over
     return values.std(over, ddof=ddof) / np.sqrt(np.prod([values.sizes[dim] for dim in dims]))
+
+
+def rates(off: xr.DataArray, bound: xr.DataArray, source: str) -> list[Claim]:
+    """Claim of every order that the growth of its gradients is off from theory by no more than a bound."""
+    text = "{}: growth / theory - 1, worst"
+    return [
+        at_most(text.format(order), source, bound.sel(order=order), off.sel(order=order))
+        for order in off.order.values
+    ]

@@ -9,6 +9,9 @@ Expected: below a critical line sigma_w(sigma_b) all inputs become one (c* = 1) 
 (chi_1 < 1); above it they stay apart and gradients explode. On it, at sigma_b² = .05, sigma_w² = 1.761.
 A bias moves the line up: it is the bias that makes inputs alike.
 
+Measured: q*, c* and chi_1 within 1.3% of theory (median of the grid), the critical line within 2.4%
+everywhere; sigma_w² = 1.794 on it at sigma_b² = .05.
+
 Cost: about 15 s on 2 CPU cores. Command: `python -m experiments phase_diagram`.
 """
 
@@ -16,18 +19,18 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import biasjax as bj
-from experiments.claims import Claim, at_most, equal
+from experiments import drawing
+from experiments.claims import POOLE, SCHOENHOLZ, Claim, at_most, equal
 
 if TYPE_CHECKING:
     import xarray as xr
 
-POOLE = "arXiv 1606.05340"
-SCHOENHOLZ = "arXiv 1611.01232"
+MEASURED = ("q", "correlation", "distance", "log_grad_features")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,7 @@ def run(config: Config) -> xr.Dataset:
         "sigma_w": np.linspace(*config.sigma_w),
         "sigma_b": np.linspace(*config.sigma_b),
     }
-    dims = dict.fromkeys(("q", "correlation", "distance", "log_grad_features"), ("layer",))
-    dataset = bj.sweep.run(functools.partial(_measure, config), axes, dims=dims)
+    dataset = bj.sweep.run(functools.partial(_measure, config), axes, dims=bj.propagation.DIMS)
     scales = np.meshgrid(axes["sigma_w"], axes["sigma_b"], indexing="ij")
     theory = jax.jit(functools.partial(bj.phases.order_parameters, config.activation))(*scales)
     grid = ("sigma_w", "sigma_b")
@@ -82,8 +84,7 @@ def _measure(config: Config, key, *, sigma_w, sigma_b) -> dict:
     x = jax.random.normal(x_key, (2, config.width))
     x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))
     found = bj.propagation.propagate(net_key, net, bj.network.Scales(sigma_w, sigma_b), x)
-    names = ("q", "correlation", "distance", "log_grad_features")
-    return {name: getattr(found, name) for name in names}
+    return {name: getattr(found, name) for name in MEASURED}
 
 
 def measured(dataset: xr.Dataset) -> xr.Dataset:
@@ -92,7 +93,8 @@ def measured(dataset: xr.Dataset) -> xr.Dataset:
 
     depth = dataset.sizes["layer"]
     late, half = dataset.isel(layer=slice(-depth // 5, None)), slice(depth // 2, None)
-    growth = -dataset.log_grad_features.isel(layer=half).diff("layer").mean(("layer", "seed"))
+    growth: Any = np.log(bj.propagation.growth(dataset.log_grad_features.isel(layer=half)))
+    chi = np.exp(growth.mean(("layer", "seed")))
     # In the ordered phase 1 - c decays like exp(-layer / xi_c), until rounding stops it
     usable = (dataset.distance > 1e-10) & (dataset.distance < 0.05)
     logs = np.log(dataset.distance.where(usable))
@@ -100,7 +102,7 @@ def measured(dataset: xr.Dataset) -> xr.Dataset:
     xi = -1 / decay.where((dataset.chi_1_theory < 1) & (usable.sum("layer").min("seed") > 3))
     means = {"q": late.q, "c": late.correlation}
     means = {name: value.mean(("layer", "seed")) for name, value in means.items()}
-    return xr.Dataset({**means, "chi_1": np.exp(growth), "xi_c": xi, "line": _crossing(np.exp(growth))})
+    return xr.Dataset({**means, "chi_1": chi, "xi_c": xi, "line": _crossing(chi)})
 
 
 def _crossing(chi: xr.DataArray) -> xr.DataArray:
@@ -147,34 +149,35 @@ def figure(dataset: xr.Dataset):
     titles += ["$c^*$", r"$\chi_1$", "depth scale $\\xi_c$, ordered phase", "critical line"]
     fig, axes = bj.plot.panels(titles, columns=2)
     found = measured(dataset)
-    for ax, values, style in (
-        (axes[0], found.c, {"vmin": 0, "vmax": 1}),
-        (axes[1], np.log10(found.chi_1), {"vmin": -0.7, "vmax": 0.7, "cmap": "RdBu_r"}),
-    ):
-        mesh = ax.pcolormesh(
-            dataset.sigma_w, dataset.sigma_b, values.transpose("sigma_b", "sigma_w"), **style, rasterized=True
-        )
-        fig.colorbar(mesh, ax=ax, label="" if ax is axes[0] else "log10")
-        ax.plot(dataset.line_theory, dataset.sigma_b, "k--", label="theory")
-        ax.plot(found.line, dataset.sigma_b, "k.", label=r"measured $\chi_1$ = 1")
-        ax.set(xlabel=r"$\sigma_w$", ylabel=r"$\sigma_b$")
-        ax.grid(visible=False)
-    chosen = np.linspace(0, dataset.sizes["sigma_b"] - 1, 3).astype(int)
+    fig.colorbar(_draw_plane(axes[0], found.c, vmin=0, vmax=1), ax=axes[0])
+    chi = _draw_plane(axes[1], np.log10(found.chi_1), vmin=-0.7, vmax=0.7, cmap="RdBu_r")
+    fig.colorbar(chi, ax=axes[1], label="log10")
+    for ax in axes[:2]:
+        _draw_line(ax, found.line, dataset.line_theory, upright=True)
+    chosen = {"sigma_b": np.linspace(0, dataset.sizes["sigma_b"] - 1, 3).astype(int)}
     for ax, name in zip(axes[2:5], ("c", "chi_1", "xi_c"), strict=True):
-        for color, index in zip(bj.plot.COLORS, chosen, strict=False):
-            label = f"$\\sigma_b$ = {float(dataset.sigma_b[index]):.2f}"
-            ordered = dataset.chi_1_theory.isel(sigma_b=index) < 1 if name == "xi_c" else True
-            theory = dataset[f"{name}_theory"].isel(sigma_b=index).where(ordered)
-            bj.plot.line(ax, theory, "sigma_w", color=color, label=label)
-            dots = {"linestyle": "", "marker": "o", "markersize": 3, "color": color}
-            bj.plot.line(ax, found[name].isel(sigma_b=index), "sigma_w", **dots)
+        theory = dataset[f"{name}_theory"].where((dataset.chi_1_theory < 1) | (name != "xi_c"))
+        pair = (values.isel(chosen) for values in (found[name], theory))
+        drawing.family(ax, "sigma_w", *pair, color="sigma_b", label="$\\sigma_b$ = {:.2f}".format)
         ax.set_xlabel(r"$\sigma_w$")
     axes[3].axhline(1, color="grey", linewidth=0.8)
     axes[4].set_yscale("log")
-    axes[5].plot(dataset.sigma_b, dataset.line_theory, "k--", label="theory")
-    axes[5].plot(dataset.sigma_b, found.line, "o", markersize=3, label=r"measured $\chi_1$ = 1")
-    axes[5].set(xlabel=r"$\sigma_b$", ylabel=r"$\sigma_w$")
+    _draw_line(axes[5], found.line, dataset.line_theory, upright=False)
     for ax in axes[:1] + axes[2:]:
         ax.legend()
-    fig.suptitle("lines: mean-field theory; dots: measured", fontsize=10)
+    fig.suptitle(drawing.LEGEND, fontsize=10)
     return fig
+
+
+def _draw_plane(ax, values: xr.DataArray, **style: Any):
+    ax.grid(visible=False)
+    values = values.transpose("sigma_b", "sigma_w")
+    return ax.pcolormesh(values.sigma_w, values.sigma_b, values, **style, rasterized=True)
+
+
+def _draw_line(ax, measured: xr.DataArray, theory: xr.DataArray, *, upright: bool) -> None:
+    """Draw the critical line, with the bias upwards or to the right."""
+    for line, style, label in ((theory, "k--", "theory"), (measured, "k.", r"measured $\chi_1$ = 1")):
+        ax.plot(*((line, line.sigma_b) if upright else (line.sigma_b, line)), style, label=label)
+    names = (r"$\sigma_w$", r"$\sigma_b$")
+    ax.set(**dict(zip(("xlabel", "ylabel"), names if upright else names[::-1], strict=True)))
