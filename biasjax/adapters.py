@@ -4,14 +4,26 @@ Parameters keep the names that their framework gives them. State is what trainin
 statistics and random keys. The frameworks are imported only where they are used.
 """
 
+# The frameworks leave parts of their signatures untyped
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-Mode = Callable[[bool], dict]
+__all__ = ["Pure", "from_equinox", "from_haiku", "from_keras", "from_linen", "from_nnx"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# Keyword arguments of a model's call for ``train``
+Mode = Callable[[bool], dict[str, Any]]
+Apply = Callable[..., tuple[Any, Any]]
 
 
 class Pure(NamedTuple):
@@ -25,20 +37,26 @@ class Pure(NamedTuple):
         Its initial arguments.
     """
 
-    apply: Callable
+    apply: Apply
     params: Any
     state: Any
 
 
-def _train(train: bool) -> dict:
+def _train(train: bool) -> dict[str, Any]:
     return {"train": train}
 
 
-def _is_training(train: bool) -> dict:
+def _is_training(train: bool) -> dict[str, Any]:
     return {"is_training": train}
 
 
-def from_linen(module: Any, variables: Any, *, mode: Mode = _train, rngs: Any = None) -> Pure:
+def from_linen(
+    module: Any,
+    variables: Mapping[str, Any],
+    *,
+    mode: Mode = _train,
+    rngs: dict[str, jax.Array] | None = None,
+) -> Pure:
     """Wrap a Flax linen module and its variables.
 
     Parameters
@@ -53,10 +71,6 @@ def from_linen(module: Any, variables: Any, *, mode: Mode = _train, rngs: Any = 
     rngs
         Keys by stream for training, e.g. ``{"dropout": jax.random.key(0)}``.
 
-    Returns
-    -------
-    Pure
-
     Examples
     --------
     >>> import flax.linen as nn, jax.numpy as jnp
@@ -67,7 +81,7 @@ def from_linen(module: Any, variables: Any, *, mode: Mode = _train, rngs: Any = 
     """
     rest = {name: value for name, value in variables.items() if name != "params"}
 
-    def apply(params, state, *args, train):
+    def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         collections, keys = state
         given = {"params": params, **collections}
         if not train:
@@ -87,7 +101,7 @@ def from_nnx(model: Any) -> Pure:
 
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
-    def apply(params, state, *args, train):
+    def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         merged = nnx.merge(graph, params, state, copy=True)
         merged.train() if train else merged.eval()
         y = merged(*args)
@@ -96,7 +110,7 @@ def from_nnx(model: Any) -> Pure:
     return Pure(apply, nnx.as_pure(params), nnx.as_pure(rest))
 
 
-def from_equinox(model: Any, state: Any = None, *, call: Callable | None = None) -> Pure:
+def from_equinox(model: Any, state: Any = None, *, call: Apply | None = None) -> Pure:
     """Wrap an Equinox module; `equinox.nn.inference_mode` sets its mode.
 
     Parameters
@@ -108,22 +122,18 @@ def from_equinox(model: Any, state: Any = None, *, call: Callable | None = None)
     call
         ``call(model, state, *args) -> (y, state)``; the default maps the model over the first axis of all
         args, named "batch".
-
-    Returns
-    -------
-    Pure
     """
     import equinox as eqx
 
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
-    def over_batch(model, state, *args):
+    def over_batch(model: Any, state: Any, *args: Any) -> tuple[Any, Any]:
         if state is None:
             return jax.vmap(model, axis_name="batch")(*args), None
         axes = (*(0 for _ in args), None)
         return jax.vmap(model, axis_name="batch", in_axes=axes, out_axes=(0, None))(*args, state)
 
-    def apply(params, state, *args, train):
+    def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         moded = eqx.nn.inference_mode(eqx.combine(params, static), value=not train)
         return (call or over_batch)(moded, state, *args)
 
@@ -131,8 +141,13 @@ def from_equinox(model: Any, state: Any = None, *, call: Callable | None = None)
 
 
 def from_haiku(
-    transformed: Any, params: Any, state: Any = None, *, mode: Mode = _is_training, key: Any = None
-):
+    transformed: Any,
+    params: Any,
+    state: Any = None,
+    *,
+    mode: Mode = _is_training,
+    key: jax.Array | None = None,
+) -> Pure:
     """Wrap a Haiku function, transformed with or without state.
 
     Parameters
@@ -145,14 +160,10 @@ def from_haiku(
         Keyword arguments of the call for ``train``; the default gives ``is_training=train``.
     key
         Random key for training.
-
-    Returns
-    -------
-    Pure
     """
     stateful = state is not None
 
-    def apply(params, state, *args, train):
+    def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         own, key = state
         key = key if train else None
         if not stateful:
@@ -168,7 +179,7 @@ def from_keras(model: Any) -> Pure:
     trained = [v.path for v in model.trainable_variables]
     others = [v.path for v in model.non_trainable_variables]
 
-    def apply(params, state, *args, train):
+    def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         values = [params[path] for path in trained], [state[path] for path in others]
         y, new = model.stateless_call(*values, *args, training=train)
         return y, dict(zip(others, new, strict=True))

@@ -5,6 +5,9 @@ Python values alone, so they run before anything is compiled; a traced number pa
 unknown.
 """
 
+# jax and numpy leave parts of their signatures untyped
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import difflib
@@ -15,19 +18,17 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+__all__ = ["accumulator", "choice", "fail", "floating", "in_range", "positive_int"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def fail(what: str, expected: str, got: Any, fix: str, error: type[Exception] = ValueError) -> NoReturn:
     """Raise ``error`` in the one wording of this library.
-
-    Parameters
-    ----------
-    what
-        The function or argument that is at fault.
-    expected, got, fix
-        What was expected, what came, and what the caller can do.
-    error
-        `ValueError` (default) or `TypeError`.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def positive_int(what: str, value: Any) -> int:
         fail(what, "an integer of at least 1", repr(value), "Sizes are static Python integers.", TypeError)
     if value < 1:
         fail(what, "an integer of at least 1", value, "Give a positive size.")
-    return int(value)
+    return int(value)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:
@@ -104,7 +105,7 @@ def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) 
     return value
 
 
-def accumulator(dtype: Any) -> Any:
+def accumulator(dtype: DTypeLike) -> np.dtype[Any]:
     """Dtype to accumulate statistics of ``dtype`` in: at least float32.
 
     Examples

@@ -4,12 +4,15 @@ Everything here works on any pytree of parameters (biasjax's own, Flax, Equinox,
 looks at shapes alone, so `jax.ShapeDtypeStruct` leaves do as well as arrays.
 """
 
+# jax leaves parts of its signatures untyped
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -53,7 +56,8 @@ def paths(params: Any) -> dict[str, Any]:
     >>> paths({"dense": {"kernel": 1.0, "bias": None}, "head": [2.0]})
     {'dense/kernel': 1.0, 'head/0': 2.0}
     """
-    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = cast("list[tuple[tuple[Any, ...], Any]]", jax.tree_util.tree_leaves_with_path(params))
+    return {path_string(path): leaf for path, leaf in leaves}
 
 
 def is_bias(path: str, leaf: Any = None) -> bool:
@@ -64,7 +68,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     path
         Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value").
     leaf
-        Unused; a predicate of your own may look at it.
+        Unused; a predicate ``(path, leaf) -> bool`` of your own, which all functions here take, may look at it.
 
     Examples
     --------
@@ -78,12 +82,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
 def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:
     """Tree of the shape of ``params`` that is True at biases, fit for `optax.masked`.
 
-    Parameters
-    ----------
-    params
-        Any pytree; an absent bias (None) stays None.
-    is_bias
-        Predicate on (path, leaf); the default goes by name.
+    An absent bias (None) stays None.
 
     Examples
     --------
@@ -93,7 +92,11 @@ def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:
     >>> decayed = lambda params: jax.tree.map(lambda bias: not bias, bias_mask(params))
     >>> tx = optax.adamw(1e-3, weight_decay=1e-2, mask=decayed)
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: is_bias(path_string(path), leaf), params)
+
+    def at(path: tuple[Any, ...], leaf: Any) -> bool:
+        return is_bias(path_string(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(at, params)
 
 
 class Count(NamedTuple):
@@ -153,8 +156,6 @@ def layers(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is
         ``fn(params, *args)``, any pure JAX function.
     params, args
         Arrays or `jax.ShapeDtypeStruct`; nothing is allocated.
-    is_bias
-        Predicate on (path, leaf); the default goes by name.
 
     Returns
     -------
@@ -181,8 +182,6 @@ def _node(path: str) -> str:
 
 def summary(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is_bias) -> str:
     """Keras-style table of any model: layer, output shape, parameters, of which biases.
-
-    Parameters are those of `layers`.
 
     Examples
     --------

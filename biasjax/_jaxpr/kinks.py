@@ -135,15 +135,14 @@ def _piecewise(eqn: Any, ins: Sequence, scope: _Scope) -> list:
     if kink is None:
         return [out]
     known = {v: x for v, x in zip(eqn.invars, ins, strict=True) if not isinstance(v, jex.Literal)}
-    *operands, upper, lower = (
+    a, b, *pieces = (
         v.val if isinstance(v, jex.Literal) else known[v] for v in (*kink.operands, kink.upper, kink.lower)
     )
     # What is decided by the same operands (the halves of max and min) is decided alike
     pair = _names(kink.operands)
     if pair not in scope.coins:
-        scope.coins[pair] = _first(*operands, scope.own(eqn))
-    upper, lower = (jnp.broadcast_to(x, out.shape) for x in (upper, lower))
-    return [_switch(out, scope.coins[pair], upper, lower)]
+        scope.coins[pair] = _first(a, b, scope.own(eqn))
+    return [_switch(out, scope.coins[pair], *(jnp.broadcast_to(x, out.shape) for x in pieces))]
 
 
 @jax.custom_jvp
