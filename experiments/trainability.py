@@ -8,6 +8,9 @@ Expected: networks up to 2 xi_c deep learn, from 6 xi_c on they only guess, and 
 half; xi_c diverges on the critical line sigma_w(sigma_b), and there the deepest networks train. A bias moves
 that line up, so in the ordered phase it takes depth away.
 
+Measured on 288 networks: median accuracy .94 up to 2 xi_c and .09 from 6 xi_c on, half lost at 3.6 xi_c. At
+sigma_w = 1.07 all six depths pass 50% with sigma_b = .05, and two with sigma_b = .7.
+
 Cost: about 60 s on 2 CPU cores. Command: `python -m experiments trainability`.
 """
 
@@ -20,12 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import biasjax as bj
-from experiments.claims import Claim, at_least, at_most, equal
+from experiments.claims import SCHOENHOLZ, Claim, at_least, at_most, equal
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SCHOENHOLZ = "arXiv 1611.01232"
 _TRAINED = 0.5  # test accuracy; ten classes, so guessing has a tenth
 
 
@@ -80,12 +82,11 @@ def run(config: Config) -> xr.Dataset:
 
 
 def _train(config: Config, data, key, *, learning_rate, sigma_b, sigma_w, depth) -> dict:
-    width, classes = config.width, 10
     net = bj.network.Network(
         inputs=data.train_x.shape[-1],
-        width=width,
+        width=config.width,
         depth=max(config.depths),
-        outputs=classes,
+        outputs=10,
         order="dense-tanh",
     )
     options = {"steps": config.steps, "batch_size": config.batch_size, "report_at": (config.steps,)}
@@ -147,36 +148,39 @@ def figure(dataset: xr.Dataset):
     titles = [f"test accuracy, $\\sigma_b$ = {sigma_b:.2g}" for sigma_b in biases]
     fig, axes = bj.plot.panels([*titles, "depth at which half is lost"])
     best = dataset.accuracy.max("learning_rate")
-    deepest = reach(best)
-    for ax, color, sigma_b in zip(axes, bj.plot.COLORS, biases, strict=False):
-        at = {"sigma_b": sigma_b}
-        values = best.sel(at).transpose("depth", "sigma_w")
-        mesh = ax.pcolormesh(
-            dataset.sigma_w, np.arange(len(dataset.depth)), values, vmin=0, vmax=1, rasterized=True
-        )
-        fig.colorbar(mesh, ax=ax)
-        ax.set_yticks(np.arange(len(dataset.depth)), [str(depth) for depth in dataset.depth.values])
-        logs = np.log(dataset.depth.values)
-        rows = np.interp(
-            np.log(6 * dataset.xi_c_line.sel(at)), logs, np.arange(len(logs)), left=np.nan, right=np.nan
-        )
-        ax.plot(dataset.sigma_w_line, rows, "w", linewidth=2.5)
-        ax.plot(dataset.sigma_w_line, rows, color="#D55E00", label=r"$6\,\xi_c$")
-        ax.axvline(
-            float(dataset.critical.sel(at)), color="w", linestyle="--", linewidth=1, label="critical line"
-        )
-        ax.set(xlabel=r"$\sigma_w$", ylabel="depth")
-        ax.grid(visible=False)
-        for phase, marker in (("ordered", "o"), ("chaotic", "^")):
-            chosen = (dataset.sigma_w > dataset.critical.sel(at)) == (phase == "chaotic")
-            label = f"$\\sigma_b$ = {sigma_b:.2g}, {phase}"
-            axes[-1].plot(
-                dataset.xi_c.sel(at)[chosen], deepest.sel(at)[chosen], marker, color=color, label=label
-            )
+    for ax, sigma_b in zip(axes, biases, strict=False):
+        one = dataset.sel(sigma_b=sigma_b)
+        fig.colorbar(_draw_accuracy(ax, best.sel(sigma_b=sigma_b), one), ax=ax)
     axes[0].legend(loc="lower left", frameon=True, facecolor="grey", labelcolor="white")
-    ends = np.array([0.5, float(dataset.depth.max()) / 4])
-    axes[-1].plot(ends, 6 * ends, color="grey", label=r"$6\,\xi_c$")
-    axes[-1].set(xscale="log", yscale="log", xlabel=r"$\xi_c$, theory", ylabel="depth")
-    axes[-1].set_ylim(top=1000)
-    axes[-1].legend(loc="upper left", ncols=2, fontsize=7)
+    _draw_reach(axes[-1], reach(best), dataset)
     return fig
+
+
+def _draw_accuracy(ax, accuracy: xr.DataArray, one: xr.Dataset):
+    """Draw a map over weight scale and depth, with 6 xi_c and the critical line upon it."""
+    rows, logs = np.arange(accuracy.sizes["depth"]), np.log(accuracy.depth.values)
+    values = accuracy.transpose("depth", "sigma_w")
+    mesh = ax.pcolormesh(accuracy.sigma_w, rows, values, vmin=0, vmax=1, rasterized=True)
+    ax.set_yticks(rows, [str(depth) for depth in accuracy.depth.values])
+    line = np.interp(np.log(6 * one.xi_c_line), logs, rows, left=np.nan, right=np.nan)
+    ax.plot(one.sigma_w_line, line, "w", linewidth=2.5)
+    ax.plot(one.sigma_w_line, line, color="#D55E00", label=r"$6\,\xi_c$")
+    ax.axvline(float(one.critical), color="w", linestyle="--", linewidth=1, label="critical line")
+    ax.set(xlabel=r"$\sigma_w$", ylabel="depth")
+    ax.grid(visible=False)
+    return mesh
+
+
+def _draw_reach(ax, deepest: xr.DataArray, dataset: xr.Dataset) -> None:
+    """Draw the depth at which half is lost over the depth scale, phases apart."""
+    for color, sigma_b in zip(bj.plot.COLORS, dataset.sigma_b.values, strict=False):
+        one, reached = dataset.sel(sigma_b=sigma_b), deepest.sel(sigma_b=sigma_b)
+        chaotic = one.sigma_w > one.critical
+        for phase, marker, chosen in (("ordered", "o", ~chaotic), ("chaotic", "^", chaotic)):
+            label = f"$\\sigma_b$ = {sigma_b:.2g}, {phase}"
+            ax.plot(one.xi_c[chosen], reached[chosen], marker, color=color, label=label)
+    ends = np.array([0.5, float(dataset.depth.max()) / 4])
+    ax.plot(ends, 6 * ends, color="grey", label=r"$6\,\xi_c$")
+    ax.set(xscale="log", yscale="log", xlabel=r"$\xi_c$, theory", ylabel="depth")
+    ax.set_ylim(top=1000)
+    ax.legend(loc="upper left", ncols=2, fontsize=7)
