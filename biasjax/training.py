@@ -27,8 +27,8 @@ from biasjax.network import (
     following_stats,
     hidden_biases,
     init,
-    parse_order,
 )
+from biasjax._network.architecture import linear_layer
 from biasjax.stepwise import Stepwise
 from biasjax.tree import bias_mask
 
@@ -357,10 +357,10 @@ def _check_run(network: Network, data: Data, steps: int, batch_size: int, report
     examples, features = data.train_x.shape[0], data.train_x.shape[-1]
     if batch_size > examples:
         check.fail("batch_size", f"at most the {examples} training examples", batch_size, "Make it smaller.")
-    if batch_size == 1 and network.order.split("-").count("bn") and parse_order(network).linear == "dense":
+    if batch_size == 1 and network.order.split("-").count("bn") and linear_layer(network).positions(network) == 0:
         fix = "Batch norm of a single example leaves only its bias."
         check.fail("batch_size", "at least 2 under batch norm", batch_size, fix)
-    if parse_order(network).linear == "dense" and data.train_x.ndim != 2:
+    if linear_layer(network).positions(network) == 0 and data.train_x.ndim != 2:
         fix = "Flatten images with data.flatten."
         check.fail("data", "inputs (examples, features) for a dense network", data.train_x.shape, fix)
     if network.inputs != features:

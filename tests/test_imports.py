@@ -18,14 +18,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each module imports from rows above its own only. A room's modules are named "room.part"; the order within a
 # room stands here too.
 ROWS = (
-    ("biasjax", "check", "_status", "_text"),
+    ("biasjax", "check", "_status", "_text", "_varying"),
     ("_files", "_jaxpr.interpret"),
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
     ("tree", "activations", "initializers", "data", "stepwise"),
     ("gaussian", "_roots", "linear", "norms"),
-    ("meanfield", "attention"),
-    ("phases", "normrates", "network"),
-    ("training", "_layerwise"),
+    ("meanfield", "attention", "_network.architecture"),
+    ("phases", "normrates", "_network.parameters"),
+    ("network",),
+    ("training", "_propagation.units"),
+    ("_propagation.layerwise", "_propagation.bidiagonal"),
+    ("_propagation.statistics",),
     ("propagation",),
     ("jacobian",),
     ("_audit.findings", "_audit.compiling", "_audit.nullspaces", "_audit.drawing"),

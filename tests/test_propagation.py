@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from biasjax import _layerwise, jacobian, meanfield, network, normrates, phases, propagation, store
+from biasjax import jacobian, meanfield, network, normrates, phases, propagation
+from biasjax._network import architecture
+from biasjax._propagation import layerwise
 from biasjax.network import Network, Scales
 from biasjax.propagation import propagate
 
@@ -45,7 +47,7 @@ class Loop:
     """The same network as a loop over layers, with scaled weights, differentiable in everything."""
 
     def __init__(self, net, scales, x):
-        self.net, self.x, self.order = net, x, network.parse_order(net)
+        self.net, self.x, self.order = net, x, architecture.parse_order(net)
         params, _ = network.init(KEY, net, scales, dtype=x.dtype)
         rest = [jax.tree.map(lambda leaf, i=i: leaf[i], params.body.linear) for i in range(net.depth - 1)]
         self.params = [params.stem.linear, *rest]
@@ -73,7 +75,7 @@ class Loop:
         h, seen, pres = self.x, [], []
         for layer, (one, probe) in enumerate(zip(params, probes, strict=True)):
             y = self.steps(self.order.before, h) if layer else h
-            z = network.apply_linear(self.net, self.order, one, y)
+            z = architecture.linear_layer(self.net).apply(self.net, one, y)
             new = self.steps(self.order.after, z)
             h = (h + new if self.net.residual and layer else new) + probe
             seen.append(h)
@@ -97,7 +99,7 @@ def test_agrees_with_a_loop(x64, order, residual):
     loop = Loop(net, scales, x)
     probes = [jnp.zeros((*x.shape[:-1], net.width))] * net.depth
     out, pull, (seen, pres) = jax.vjp(loop, loop.params, probes, has_aux=True)
-    grads, grad_features = pull(propagation.direction(KEY, out))
+    grads, grad_features = pull(layerwise.direction(KEY, out))
     got = run(KEY, net, scales, x)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
     close(got.mean, [h.mean() for h in seen], atol=1e-12)
@@ -114,39 +116,6 @@ def test_agrees_with_a_loop(x64, order, residual):
     # A bias before batch norm has no gradient but rounding
     close(np.exp(got.log_grad_biases), [_square(g.bias) for g in grads], atol=1e-20)
     assert int(got.status) == propagation.FINITE
-
-
-@pytest.mark.parametrize(
-    ("order", "residual"), [("bn-relu-dense", False), ("relu-in-conv", True), ("tanh-dense", False)]
-)
-def test_jacobian(x64, order, residual):
-    net, scales = _net(order, residual=residual), Scales(1.5, 0.4, 0.1)
-    x = _inputs(net, batch=2 + 2 * ("bn" in order))
-    params, state = network.init(KEY, net, scales, dtype=x.dtype)
-    whole = jax.jacobian(lambda x: network.apply(net, params, state, x, train=True)[0])(x)
-    want = np.linalg.svd(whole.reshape(x.size, x.size), compute_uv=False)
-    got = np.exp(jacobian.singular_values(KEY, net, scales, x))
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12 * want[0])
-    extremes = np.exp(jacobian.singular_values(KEY, net, scales, x, steps=x.size))
-    np.testing.assert_allclose(extremes, want[[0, -1]], rtol=1e-9, atol=1e-9 * want[0])
-
-
-@pytest.mark.parametrize("order", ["dense", "conv"])
-def test_orthogonal_networks_are_isometries(order):
-    kernel = "delta_orthogonal" if order == "conv" else "orthogonal"
-    net = _net(order, kernel_init=kernel)
-    x = _inputs(net, batch=1)
-    for steps in (None, 5):
-        logs = jacobian.singular_values(KEY, net, Scales(), x, steps=steps)
-        np.testing.assert_allclose(logs, 0, atol=1e-5)
-
-
-def test_jacobian_of_a_deep_net_leaves_float32():
-    net = Network(inputs=8, width=8, depth=300, order="dense-leaky_relu", linear_bias=False)
-    x, growth = jnp.ones((1, 8)), 10.0
-    logs = [jacobian.singular_values(KEY, net, Scales(s), x) for s in (1.5, growth * 1.5)]
-    assert logs[1][0] > 600
-    np.testing.assert_allclose(logs[1][0] - logs[0][0], 300 * np.log(growth), rtol=1e-5)
 
 
 def _notebook(depth=100, *, xavier):
@@ -237,30 +206,6 @@ def test_notebook_fits_into_float64(x64):
     np.testing.assert_allclose(deep.log_std, np.log(deep.std), rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("order", "sigma_b"), [("dense-relu", 0.0), ("leaky_relu-dense", 1e-30), ("dense-act", 1.0)]
-)
-def test_own_unit_agrees_with_plain_arithmetic(x64, order, sigma_b):
-    activation = jnp.abs if order == "dense-act" else None
-    for residual in (False, True):
-        net = Network(inputs=8, width=8, depth=30, order=order, activation=activation, residual=residual)
-        scales, x = Scales(jnp.linspace(0.01, 3.0, 30), sigma_b), jax.random.normal(KEY, (2, 8))
-        assert _layerwise.setting(net, 1e-5).own_unit
-        found = []
-        for own in (True, False):
-            settings = _layerwise.setting(net, 1e-5, own_unit=own)
-            layers = _layerwise.prepare(KEY, net, scales, x.dtype)
-            (moments, _), _, kept = _layerwise.forward(
-                settings, *layers, x, propagation._statistics, keep=True
-            )
-            report = functools.partial(propagation._gradients, settings)
-            found.append((moments, _layerwise.backward(settings, *layers, kept, jnp.ones((2, 8)), report)[0]))
-        (moments, grads), (plain, plain_grads) = found
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), grads, plain_grads)
-        for name in ("log_std", "log_q", "q", "mean", "correlation", "dead"):
-            np.testing.assert_allclose(moments[name], plain[name], rtol=1e-8, atol=1e-300)
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("order", ["dense-relu", "bn-relu-dense"])
 def test_shallow_networks(order, depth):
@@ -268,10 +213,6 @@ def test_shallow_networks(order, depth):
     got = run(KEY, net, Scales(), jax.random.normal(KEY, (5, 4)))
     assert got.q.shape == got.log_grad_kernels.shape == (depth,)
     assert np.isfinite(got.log_grad_features).all()
-
-
-def test_status_agrees_with_the_store():
-    assert propagation.STATUS == store.STATUS
 
 
 def test_one_example_has_no_correlation_and_no_bias_no_gradient():
