@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments import curves, drawing, histograms
+from experiments._parts import curves, drawing, histograms
 from experiments.claims import CLOSED_FORM, POOLE, SCHOENHOLZ, Claim, at_most, equal
 
 if TYPE_CHECKING:

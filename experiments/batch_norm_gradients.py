@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import biasjax as bj
-from experiments import curves, drawing
+from experiments._parts import curves, drawing
 from experiments.claims import CLOSED_FORM, Claim, at_least, at_most
 
 if TYPE_CHECKING:

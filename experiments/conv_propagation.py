@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments import curves, drawing, spectra, waves
+from experiments._parts import curves, drawing, spectra, waves
 from experiments.claims import Claim, at_most, equal
 
 if TYPE_CHECKING:

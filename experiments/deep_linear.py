@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments import curves
+from experiments._parts import curves
 from experiments.claims import CLOSED_FORM, SEED_004, Claim, at_least, at_most, equal
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import biasjax as bj
-from experiments import curves, drawing
+from experiments._parts import curves, drawing
 from experiments.claims import CLOSED_FORM, Claim, at_most, equal
 
 if TYPE_CHECKING:

@@ -9,26 +9,35 @@ mean lags behind the bias, by b0 m^t if it is constant and by b0 r^t - (1 - m) b
 SGD with L2, r = 1 - learning rate x weight decay. So at inference a large initial bias costs accuracy (a
 trial saw .455 against .906 without the bias) although training is identical.
 
+Measured: losses agree to 1.4e-15 in float64, the lag follows the formulas to .5%, and under SGD with L2 a
+bias of 10 costs accuracy at inference: .169 against .963 without it.
+
 Cost: about 80 s on 2 CPU cores. Command: `python -m experiments norm_order`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import biasjax as bj
+from experiments._parts import dead_bias
 from experiments.claims import Claim, at_least, at_most, equal
 
 if TYPE_CHECKING:
     import xarray as xr
 
 SEED_001 = "seed document 001"
-CLOSED_FORM = "closed form"
 ONE_BIT = 2.0**-23  # the relative size of float32's last bit
+_PANELS = {
+    "loss": "training loss",
+    "accuracy_batch": "accuracy, batch statistics",
+    "accuracy_running": "accuracy, running statistics",
+}
 
 
 @dataclass(frozen=True)
@@ -81,50 +90,61 @@ SMOKE = Config(
 
 def run(config: Config) -> xr.Dataset:
     """Train the whole grid as vmapped programs, one for each order x optimiser x bias on/off."""
-    import jax
-    import xarray as xr
-
     _check(config)
-    axes = {
-        "seed": np.arange(config.seeds),
-        "weight_decay": config.weight_decays,
-        "bn_momentum": config.bn_momenta,
-    }
-    static = {"order": config.orders, "optimizer": config.optimizers}
-    train = functools.partial(_train, config)
-    sweep = functools.partial(bj.sweep.run, dims=bj.training.DIMS)
-    biased = sweep(train, {**axes, "bias_value": config.bias_values}, static={**static, "use_bias": [True]})
-    nudge = max(config.bias_values) * ONE_BIT  # a bias of b0 rounds what it is added to by this much
-    twins = sweep(train, {**axes, "nudge": [0.0, nudge]}, static={**static, "use_bias": [False]})
-    twin = twins.isel(nudge=0, drop=True).expand_dims(bias_value=biased.bias_value)
-    dataset = xr.concat([biased, twin], "use_bias", join="outer")
-    dataset["loss_nudged"] = twins.loss.isel(nudge=1, use_bias=0, drop=True)
-
-    fixed = {"weight_decay": 0.0, "bn_momentum": 0.99, "use_bias": True}
-    dead = [order for order in config.orders if order.endswith("bn-relu")]
-    if dead:
-        with jax.enable_x64(True):
-            exact = {"order": dead, "optimizer": ["sgd"], "use_bias": [True, False], "dtype": ["float64"]}
-            pair = sweep(
-                functools.partial(train, **fixed), {"bias_value": [max(config.bias_values)]}, static=exact
-            )
-        dataset["loss_float64"] = pair.loss.rename(order="dead_order").squeeze(drop=True)
-    if dead and config.adam_epsilons:
-        drift = sweep(
-            functools.partial(train, order=dead[0], optimizer="adam", steps=config.drift_steps, **fixed),
-            {"adam_epsilon": config.adam_epsilons},
-        )
+    train, dead = functools.partial(_train, config), _dead(config.orders)
+    dataset = _grid(config, train)
+    train = functools.partial(train, weight_decay=0.0, bn_momentum=0.99)
+    dataset["loss_float64"] = _exact_losses(train, dead, max(config.bias_values))
+    if config.adam_epsilons:
+        options = {"order": dead[0], "optimizer": "adam", "use_bias": True, "steps": config.drift_steps}
+        axes = {"adam_epsilon": config.adam_epsilons}
+        drift = bj.sweep.run(functools.partial(train, **options), axes, dims=bj.training.DIMS)
         dataset["adam_drift"] = drift.bias_drift.isel(report=-1).max("layer")
     reports = bj.training.default_reports(config.steps)
     dataset = dataset.assign_coords(report=list(reports), step=np.arange(config.steps))
     return dataset.assign_attrs(sgd_learning_rate=config.sgd_learning_rate)
 
 
+def _dead(orders: Iterable[str]) -> list[str]:
+    """Orders with batch norm right behind the linear layer."""
+    return [str(order) for order in orders if order.endswith("bn-relu")]
+
+
+def _grid(config: Config, train: Callable[..., dict]) -> xr.Dataset:
+    """Runs with the bias, and their twins without it, also under a nudge that is what a bias rounds."""
+    import xarray as xr
+
+    axes = {
+        "seed": np.arange(config.seeds),
+        "weight_decay": config.weight_decays,
+        "bn_momentum": config.bn_momenta,
+    }
+    static = {"order": config.orders, "optimizer": config.optimizers}
+    sweep = functools.partial(bj.sweep.run, train, dims=bj.training.DIMS)
+    biased = sweep({**axes, "bias_value": config.bias_values}, static={**static, "use_bias": [True]})
+    nudge = max(config.bias_values) * ONE_BIT  # a bias of b0 rounds what it is added to by this much
+    twins = sweep({**axes, "nudge": [0.0, nudge]}, static={**static, "use_bias": [False]})
+    twin = twins.isel(nudge=0, drop=True).expand_dims(bias_value=biased.bias_value)
+    dataset = xr.concat([biased, twin], "use_bias", join="outer")
+    dataset["loss_nudged"] = twins.loss.isel(nudge=1, use_bias=0, drop=True)
+    return dataset
+
+
+def _exact_losses(train: Callable[..., dict], dead: list[str], bias_value: float) -> xr.DataArray:
+    """Losses of a run with a large dead bias, and without it, in float64."""
+    import jax
+
+    static = {"order": dead, "optimizer": ["sgd"], "use_bias": [True, False], "dtype": ["float64"]}
+    with jax.enable_x64(True):
+        pair = bj.sweep.run(train, {"bias_value": [bias_value]}, static=static, dims=bj.training.DIMS)
+    return pair.loss.rename(order="dead_order").squeeze(drop=True)
+
+
 def _check(config: Config) -> None:
     """Raise unless the claims can be held to what the grid contains."""
     if "sgd" not in config.optimizers:
         bj.check.fail("optimizers", "sgd among them, whose lag has a formula", config.optimizers, "Add sgd.")
-    if not any(order.endswith("bn-relu") for order in config.orders):
+    if not _dead(config.orders):
         bj.check.fail("orders", "one that ends in bn-relu", config.orders, "Add dense-bn-relu.")
     if max(config.bias_values) <= 0:
         bj.check.fail("bias_values", "a positive one", config.bias_values, "Add 10, say.")
@@ -159,9 +179,8 @@ def _train(
         order=order,
         linear_bias=use_bias,
     )
-    train = bj.training.make_train(
-        network, optimizer, data, steps=steps or config.steps, batch_size=config.batch_size
-    )
+    steps = steps or config.steps
+    train = bj.training.make_train(network, optimizer, data, steps=steps, batch_size=config.batch_size)
     adaptive = optimizer.startswith("adam")
     hyperparams = bj.training.Hyperparams(
         learning_rate=config.adam_learning_rate if adaptive else config.sgd_learning_rate,
@@ -170,20 +189,18 @@ def _train(
         adam_epsilon=adam_epsilon,
     )
     scales = bj.network.Scales(sigma_w=1 + nudge, bias_mean=bias_value)
-    _, history = train(key, scales, hyperparams)
-    return history._asdict()
+    return train(key, scales, hyperparams)[1]._asdict()
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Hold what seed document 001 says, and what follows for inference, to numbers."""
-    alive = [order for order in dataset.order.values if order.endswith("relu-bn")]
-    dead = [order for order in dataset.order.values if order.endswith("bn-relu")]
+    dead = _dead(dataset.order.values)
     return [
-        *(_dead_in_training(dataset, dead) if dead else []),
-        *(_alive_in_training(dataset, alive) if alive else []),
-        *(_lag_at_inference(dataset, dead) if dead else []),
-        *(_accuracy_at_inference(dataset, dead) if dead else []),
-        *(_drift(dataset, dead) if dead else []),
+        *_dead_in_training(dataset, dead),
+        *_alive_in_training(dataset),
+        *dead_bias.lag_claims(dataset, dead),
+        *_accuracy_at_inference(dataset, dead[0]),
+        *dead_bias.drift_claims(dataset, dead),
     ]
 
 
@@ -206,46 +223,15 @@ def _dead_in_training(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
     ]
 
 
-def _alive_in_training(dataset: xr.Dataset, alive: list[str]) -> list[Claim]:
+def _alive_in_training(dataset: xr.Dataset) -> list[Claim]:
+    alive = [order for order in dataset.order.values if order.endswith("relu-bn")]
     gap = _loss_gap(dataset).sel(order=alive).sel(bias_value=dataset.bias_value > 0)
-    return [at_least("ReLU before BN: |loss with - without bias|, least run", SEED_001, 0.05, gap.min())]
+    text = "ReLU before BN: |loss with - without bias|, least run"
+    return [at_least(text, SEED_001, 0.05, gap.min())] if alive else []
 
 
-def lag_formula(bias_value, momentum, decay_rate, t):
-    """Lag of the running mean behind a bias that shrinks by ``decay_rate`` each step, after t steps.
-
-    b0 r^t - (1 - m) b0 (r^t - m^t)/(r - m), which is b0 m^t for a constant bias (r = 1).
-    """
-    r, m = decay_rate, momentum
-    return bias_value * (r**t - (1 - m) * (r**t - m**t) / (r - m))
-
-
-def _lags(dataset: xr.Dataset, order: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """Lag under SGD: measured against the bias-free twin's running mean, and by the formula."""
-    runs = dataset.sel(order=order, optimizer="sgd").isel(layer=0)
-    biased, twin = runs.sel(use_bias=True), runs.sel(use_bias=False)
-    measured = biased.bias_mean - (biased.running_mean - twin.running_mean)
-    rate = 1 - dataset.attrs["sgd_learning_rate"] * runs.weight_decay.astype(float)
-    numbers = (runs.bias_value.astype(float), runs.bn_momentum.astype(float), rate, runs.report)
-    return measured, lag_formula(*numbers)
-
-
-def _lag_at_inference(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
-    found = []
-    for order in dead:
-        measured, formula = _lags(dataset, order)
-        # Relative error where there is a lag: above a hundredth of the initial bias
-        error = abs(measured / formula - 1).where(abs(formula) > 0.01 * dataset.bias_value)
-        decayed = dataset.weight_decay > 0
-        for name, chosen in (("b0 m^t", ~decayed), ("formula under L2", decayed)):
-            if chosen.any():
-                text = f"{order}: lag at inference / {name} - 1, worst"
-                found.append(at_most(text, CLOSED_FORM, 0.01, error.sel(weight_decay=chosen).max()))
-    return found
-
-
-def _accuracy_at_inference(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
-    chosen = {"order": dead[0], "optimizer": "sgd", "weight_decay": dataset.weight_decay.max()}
+def _accuracy_at_inference(dataset: xr.Dataset, order: str) -> list[Claim]:
+    chosen = {"order": order, "optimizer": "sgd", "weight_decay": dataset.weight_decay.max()}
     last = dataset.sel(chosen).sel(bn_momentum=dataset.bn_momentum.max()).isel(report=-1).mean("seed")
     twin = last.accuracy_running.sel(use_bias=False).isel(bias_value=0)
     biased = last.accuracy_running.sel(use_bias=True)
@@ -259,62 +245,31 @@ def _accuracy_at_inference(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
     return found
 
 
-def _drift(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
-    last = dataset.sel(order=dead, optimizer="sgd", use_bias=True).isel(report=-1)
-    rate = 1 - dataset.attrs["sgd_learning_rate"] * last.weight_decay.astype(float)
-    shrunk = last.bias_mean / last.bias_value / rate**last.report - 1
-    shrunk = abs(shrunk.sel(bias_value=dataset.bias_value > 0)).max()
-    found = [at_most("dead bias: b/b0 under SGD + L2 over (1 - lr wd)^T, - 1", CLOSED_FORM, 1e-3, shrunk)]
-    still = last.sel(weight_decay=dataset.weight_decay == 0)
-    if still.weight_decay.size:
-        found.append(at_most("dead bias: drift under SGD, rms", "round-off", 1e-5, still.bias_drift.max()))
-    if "adam_drift" in dataset:
-        small, large = dataset.adam_drift.isel(adam_epsilon=[0, -1]).values
-        epsilons = dataset.adam_epsilon.values[[0, -1]]
-        found.append(
-            at_least(f"dead bias: drift under Adam, epsilon {epsilons[0]:.0e}", "round-off", 1e-3, small)
-        )
-        found.append(
-            at_most(f"dead bias: drift under Adam, epsilon {epsilons[1]:.0e}", "round-off", 1e-6, large)
-        )
-    return found
-
-
 def figure(dataset: xr.Dataset):
     """Loss, accuracy in train and eval mode, and lag or gradient over steps, for both dense orders."""
-    runs = dataset.sel(optimizer="sgd", weight_decay=dataset.weight_decay.max())
-    runs = runs.sel(bn_momentum=dataset.bn_momentum.max()).isel(layer=0)
-    orders = [order for order in dataset.order.values if order.startswith("dense")] or list(
-        dataset.order.values
-    )
-    names = {
-        "loss": "training loss",
-        "accuracy_batch": "accuracy, batch statistics",
-        "accuracy_running": "accuracy, running statistics",
-    }
-    last = {
-        order: "lag of running mean" if order.endswith("bn-relu") else "|gradient| of bias"
-        for order in orders
-    }
-    titles = [f"{order}: {title}" for order in orders for title in (*names.values(), last[order])]
+    largest = {name: dataset[name].max() for name in ("weight_decay", "bn_momentum")}
+    runs = dataset.sel(optimizer="sgd").sel(largest).isel(layer=0)
+    every = [str(order) for order in dataset.order.values]
+    orders = [order for order in every if order.startswith("dense")] or every
+    last = dict.fromkeys(orders, "|gradient| of bias")
+    last |= dict.fromkeys(_dead(orders), "lag of running mean")
+    titles = [f"{order}: {title}" for order in orders for title in (*_PANELS.values(), last[order])]
     fig, axes = bj.plot.panels(titles, columns=4, size=(3.9, 3.0))
-    for order, row in zip(orders, np.reshape(axes, (len(orders), 4)), strict=True):
-        for ax, name in zip(row, names, strict=False):
+    for order, row in zip(orders, np.array(axes, object).reshape(-1, 4), strict=True):
+        for ax, name in zip(row, _PANELS, strict=False):
             _draw(ax, runs[name].sel(order=order), "step" if name == "loss" else "report")
         row[0].set_yscale("log")
         for ax in row[1:3]:
             ax.set_ylim(0, 1.02)
-        if order.endswith("bn-relu"):
-            _draw_lag(row[3], dataset, order)
+        if order in _dead(orders):
+            dead_bias.draw_lag(row[3], dataset, order, largest)
         else:
             _draw_gradients(row[3], runs, orders)
-        for ax in row:
-            ax.set_xlabel("step")
+    for ax in axes:
+        ax.set_xlabel("step")
     axes[0].legend()
     numbers = f"weight decay {float(runs.weight_decay):g}, momentum of batch norm {float(runs.bn_momentum):g}"
-    fig.suptitle(
-        f"{str(runs.optimizer.values).upper()}, {numbers}; bands: {dataset.sizes['seed']} seeds", fontsize=10
-    )
+    fig.suptitle(f"SGD, {numbers}; bands: {dataset.sizes['seed']} seeds", fontsize=10)
     return fig
 
 
@@ -325,20 +280,6 @@ def _draw(ax, runs: xr.DataArray, x: str) -> None:
         bj.plot.line(ax, biased, x, over="seed", color=color, label=f"$b_0$ = {value:g}")
     twin = runs.sel(use_bias=False).isel(bias_value=0)
     bj.plot.line(ax, twin.mean("seed"), x, color="black", linestyle="--", label="no bias")
-
-
-def _draw_lag(ax, dataset: xr.Dataset, order: str) -> None:
-    """Draw the lag under SGD, measured as dots on the formula's lines."""
-    where = {"weight_decay": dataset.weight_decay.max(), "bn_momentum": dataset.bn_momentum.max()}
-    measured, formula = (lag.sel(where) for lag in _lags(dataset, order))
-    for color, value in zip(bj.plot.COLORS, dataset.bias_value.values, strict=False):
-        bj.plot.line(ax, formula.sel(bias_value=value), "report", color=color, label="formula")
-        dots = measured.sel(bias_value=value).mean("seed")
-        bj.plot.line(
-            ax, dots, "report", color=color, linestyle="", marker="o", markersize=3, label="measured"
-        )
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[-2:], labels[-2:])
 
 
 def _draw_gradients(ax, runs: xr.Dataset, orders: list[str]) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments import drawing
+from experiments._parts import drawing
 from experiments.claims import POOLE, SCHOENHOLZ, Claim, at_most, equal
 
 if TYPE_CHECKING:
