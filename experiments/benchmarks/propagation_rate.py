@@ -2,8 +2,9 @@
 
 Bars: a 100x100 tanh phase diagram in theory under 1 s after compilation; a measured 30x30 grid at width
 1000 and depth 100 at no less than half the floating-point rate of one large matrix product; a 10x10 grid at
-width 512 at least 300 times faster than the loop of seed document 004 written in PyTorch (not met,
-for to draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come from the same run; only matrix products are counted as operations, drawing the weights as time.
+width 512 at least 300 times faster than the loop of seed document 004 written in PyTorch (not met, for to
+draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come from the same
+run; only matrix products are counted as operations, drawing the weights as time.
 
 Printed on 2 cores: theory of 100x100 points .39 s in float32, .84 s in float64; 30x30 networks of width 1000
 and depth 100 in 2.9 s, two thirds of the rate of one large matrix product (with gradients 5.7 s, the same
