@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from biasjax import data, network, sweep, training
+from biasjax._training import plan
 from biasjax.network import Network, Scales
 from biasjax.stepwise import Stepwise
 from biasjax.training import Hyperparams, make_train
@@ -62,7 +63,7 @@ def test_a_run_is_the_plain_loop(optimizer, reference, key, x64, standard_promot
 
     params, state = network.init(jax.random.split(key)[0], net, Scales(1.0, 0.3), dtype="float64")
     tx = reference(0.05, 0.02)
-    optimizer_state, batches = tx.init(params), training._batch_order(key, 120, 15, 20)
+    optimizer_state, batches = tx.init(params), plan.batch_order(key, 120, 15, 20)
 
     @jax.jit
     def step(params, state, optimizer_state, x, y):
@@ -140,14 +141,14 @@ def test_decay_can_skip_biases(optimizer, key, standard_promotion):
 
 
 def test_batch_order_depends_on_the_key_alone_and_visits_all(key):
-    order = np.asarray(training._batch_order(key, 120, 25, 20))
+    order = np.asarray(plan.batch_order(key, 120, 25, 20))
     assert order.shape == (25, 20)
     for epoch in range(4):
         assert sorted(order[6 * epoch : 6 * (epoch + 1)].ravel()) == list(range(120))
     assert (order[:6] != order[6:12]).any()
     # A longer run, as every other hyperparameter, keeps the batches
-    np.testing.assert_array_equal(training._batch_order(key, 120, 50, 20)[:25], order)
-    ragged = np.asarray(training._batch_order(key, 119, 10, 20))  # 5 batches, 19 examples left out
+    np.testing.assert_array_equal(plan.batch_order(key, 120, 50, 20)[:25], order)
+    ragged = np.asarray(plan.batch_order(key, 119, 10, 20))  # 5 batches, 19 examples left out
     assert len(set(ragged[:5].ravel())) == 100
 
 
@@ -262,6 +263,38 @@ def test_steps_are_the_run_and_resume_with_the_same_bits(tmp_path):
     xr.testing.assert_allclose(whole.drop_attrs(), truth.drop_attrs(), rtol=1e-4, atol=1e-6)
     stored = sweep.run(long, axes, dims=training.DIMS, store=tmp_path, chunk_size=4, checkpoint_every=5)
     xr.testing.assert_identical(stored.load().drop_attrs(), whole.drop_attrs())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_runs_can_be_spread_over_devices(optimizer, standard_promotion):
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = functools.partial(jax.shard_map, mesh=mesh, in_specs=jax.P("device"), out_specs=jax.P("device"))
+    options = {"steps": 12, "batch_size": 20, "report_at": (0, 5, 12)}
+    train = make_train(_network(), optimizer, CLUSTERS, **options)
+    stages = training.make_steps(_network(), optimizer, CLUSTERS, **options)
+
+    def numbers(key, rate):
+        # A dead bias has a gradient of round-off, which Adam divides by itself and this epsilon
+        return key, Scales(1.0, 0.1), Hyperparams(rate, adam_epsilon=0.01)
+
+    points = jax.random.split(jax.random.key(0), 4), jnp.linspace(0.01, 0.1, 4)
+    whole = jax.vmap(lambda *point: train(*numbers(*point)))
+    alone = jax.jit(whole)(*points)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-6, atol=1e-6)
+    close(jax.jit(spread(whole))(*points), alone)
+
+    start, advance, finish = (
+        jax.jit(spread(jax.vmap(stage)))
+        for stage in (
+            lambda *point: stages.start(*numbers(*point)),
+            lambda carry, *point: stages.advance(carry, *numbers(*point)),
+            lambda carry, *point: stages.finish(carry, *numbers(*point)),
+        )
+    )
+    carry = start(*points)
+    for _ in range(stages.steps):
+        carry = advance(carry, *points)
+    close(finish(carry, *points), alone)
 
 
 def test_own_optimizer_works_as_a_named_one(key):

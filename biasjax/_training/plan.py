@@ -1,0 +1,72 @@
+"""What is fixed before a run: whether data and network fit, when to report, which examples when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from biasjax import check
+from biasjax._network.architecture import linear_layer
+from biasjax.data import Data
+from biasjax.network import Network
+
+
+def default_reports(steps: int) -> tuple[int, ...]:
+    """Steps at which a run reports unless told otherwise: at most 21, evenly spaced from 0 to ``steps``.
+
+    Examples
+    --------
+    >>> default_reports(100)[:3], len(default_reports(100))
+    ((0, 5, 10), 21)
+    """
+    return tuple(sorted({round(i * steps / 20) for i in range(21)}))
+
+
+def check_run(
+    network: Network, data: Data, steps: int, batch_size: int, report_at: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Raise where data, network and sizes do not fit; return the steps at which to report."""
+    check.positive_int("steps", steps)
+    check.positive_int("batch_size", batch_size)
+    check.floating("data", data.train_x)
+    _check_data(network, data, batch_size)
+    chosen = default_reports(steps) if report_at is None else tuple(int(step) for step in report_at)
+    increasing = list(chosen) == sorted(set(chosen))
+    if not chosen or not increasing or chosen[0] < 0 or chosen[-1] != steps:
+        fix = f"End with steps={steps} so that the run is whole."
+        check.fail("report_at", f"increasing steps from 0 that end at {steps}", chosen, fix)
+    return chosen
+
+
+def _check_data(network: Network, data: Data, batch_size: int) -> None:
+    examples, features = data.train_x.shape[0], data.train_x.shape[-1]
+    dense = linear_layer(network).positions(network) == 0
+    if batch_size > examples:
+        check.fail("batch_size", f"at most the {examples} training examples", batch_size, "Make it smaller.")
+    if batch_size == 1 and dense and network.order.split("-").count("bn"):
+        fix = "Batch norm of a single example leaves only its bias."
+        check.fail("batch_size", "at least 2 under batch norm", batch_size, fix)
+    if dense and data.train_x.ndim != 2:
+        fix = "Flatten images with data.flatten."
+        check.fail("data", "inputs (examples, features) for a dense network", data.train_x.shape, fix)
+    if network.inputs != features:
+        fix = "Set Network(inputs=...), or flatten images with data.flatten for dense layers."
+        check.fail("network", f"inputs={features} as in the data", network.inputs, fix)
+    known = [np.asarray(y) for y in (data.train_y, data.test_y) if not isinstance(y, jax.core.Tracer)]
+    classes = 1 + max((int(y.max()) for y in known), default=0)
+    if network.outputs is None or network.outputs < classes:
+        check.fail("network", f"outputs={classes} or more", network.outputs, "Set Network(outputs=...).")
+
+
+def batch_order(key: jax.Array, examples: int, steps: int, batch_size: int) -> jax.Array:
+    """Indices ``(steps, batch_size)``: an order drawn anew each epoch, without its incomplete last batch."""
+    key = jax.random.split(key)[1]  # the first is for the parameters
+    per_epoch = examples // batch_size
+    epochs = -(-steps // per_epoch)
+    keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))
+    orders = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys)
+    return orders[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
