@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
@@ -135,9 +135,9 @@ def _made(name: str) -> tuple[Any, ...]:
         check.fail("factory", f"{name} to run without arguments", got, "Its traceback stands above.")
     if isinstance(made, Pure) or not isinstance(made, tuple) or not made:
         expected = f"{name} to return (fn, params, *args) or (pure, *args)"
-        got = "a Pure alone" if isinstance(made, Pure) else type(made).__name__
+        got = "a Pure alone" if isinstance(made, Pure) else type(cast(object, made)).__name__
         check.fail("factory", expected, got, "Return a tuple.")
-    return made
+    return cast(tuple[Any, ...], made)
 
 
 def _load(name: str) -> Callable[[], Any]:

@@ -15,6 +15,12 @@ import jax.numpy as jnp
 
 from biasjax import check
 
+__all__ = ["NAMES", "Activation", "get"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Activation(NamedTuple):
     """An elementwise function and the points where it or its derivative jumps.
@@ -35,11 +41,11 @@ class Activation(NamedTuple):
         return self.fn(x)
 
 
-def _linear(x):
+def _linear(x: jax.Array) -> jax.Array:
     return x
 
 
-def _gelu(x):
+def _gelu(x: jax.Array) -> jax.Array:
     # x Phi(x), the definition (and PyTorch's and Keras' default); jax and Flax default to its tanh form
     return jax.nn.gelu(x, approximate=False)
 
@@ -67,24 +73,13 @@ _ACTIVATIONS["swish"] = _ACTIVATIONS["silu"]
 NAMES = tuple(_ACTIVATIONS)
 
 
-def get(activation: str | Callable) -> Activation:
+def get(activation: str | Callable[[jax.Array], jax.Array]) -> Activation:
     """Look an activation up by name, or take a callable as it is.
 
     Parameters
     ----------
     activation
         A name from `NAMES`, an `Activation`, or any elementwise callable (taken to have no kinks).
-
-    Returns
-    -------
-    Activation
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is neither a name nor callable.
 
     Examples
     --------

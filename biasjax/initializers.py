@@ -5,17 +5,48 @@ work there. Unlike theirs, the scaled ones accept the 1-D shape of a bias, for w
 fan_in = fan_out = n as Keras does. Defaults (a spread of 0.05) are Keras'.
 """
 
+# jax is typed in part only
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from biasjax import check
 
-Initializer = Callable[..., jax.Array]
+__all__ = [
+    "NAMES",
+    "Initializer",
+    "constant",
+    "fans",
+    "get",
+    "normal",
+    "ones",
+    "torch_uniform",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "zeros",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class Initializer(Protocol):
+    """``init(key, shape, dtype) -> array``."""
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = ..., /
+    ) -> jax.Array:
+        """Draw an array."""
+        ...
+
 
 # Standard deviation of a unit normal truncated to [-2, 2]
 _TRUNCATED_STD = 0.87962566103423978
@@ -29,10 +60,6 @@ def fans(shape: Sequence[int]) -> tuple[float, float]:
     shape
         ``(*window, inputs, outputs)``; for a bias ``(n,)``, which counts as n and n (Keras).
 
-    Returns
-    -------
-    tuple of float
-
     Examples
     --------
     >>> fans((3, 3, 16, 64)), fans((64,)), fans(())
@@ -45,14 +72,19 @@ def fans(shape: Sequence[int]) -> tuple[float, float]:
     return float(window * shape[-2]), float(window * shape[-1])
 
 
-def zeros(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+def zeros(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
     """Zeros, the default of a bias in Flax, Keras and Haiku."""
     return jnp.zeros(shape, dtype)
 
 
-def ones(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+def ones(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
     """Ones, the default of a norm's scale."""
     return jnp.ones(shape, dtype)
+
+
+def _of(draw: Callable[[jax.Array, Sequence[int], jax.typing.DTypeLike], jax.Array]) -> Initializer:
+    """Make an initialiser of float32 unless told otherwise; a traced number may be wider than the array."""
+    return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype).astype(dtype)
 
 
 def constant(value: jax.typing.ArrayLike = 0.0) -> Initializer:
@@ -63,26 +95,24 @@ def constant(value: jax.typing.ArrayLike = 0.0) -> Initializer:
     >>> constant(3.0)(jax.random.key(0), (2,))
     Array([3., 3.], dtype=float32)
     """
-    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+    return _of(lambda key, shape, dtype: jnp.full(shape, value, dtype))
 
 
 def normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
     """Entries from N(mean, stddev²)."""
-    return lambda key, shape, dtype=jnp.float32: (
-        mean + stddev * jax.random.normal(key, shape, dtype)
-    ).astype(dtype)
+    return _of(lambda key, shape, dtype: mean + stddev * jax.random.normal(key, shape, dtype))
 
 
 def truncated_normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
     """Entries from N(mean, stddev²) redrawn beyond two ``stddev`` (so their spread is 0.88 ``stddev``)."""
-    return lambda key, shape, dtype=jnp.float32: (
-        mean + stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
-    ).astype(dtype)
+    return _of(
+        lambda key, shape, dtype: mean + stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+    )
 
 
 def uniform(limit: float = 0.05) -> Initializer:
     """Entries from U(-limit, limit), symmetric as in Keras (JAX's runs from 0)."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+    return _of(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit))
 
 
 def torch_uniform(fan_in: float) -> Initializer:
@@ -90,7 +120,9 @@ def torch_uniform(fan_in: float) -> Initializer:
     return uniform(1.0 / math.sqrt(fan_in))
 
 
-def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal"):
+def variance_scaling(
+    scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal"
+) -> Initializer:
     """Entries with mean 0 and variance ``scale / fan``.
 
     Parameters
@@ -101,15 +133,6 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
         "fan_in", "fan_out" or "fan_avg".
     distribution
         "normal", "truncated_normal" (corrected to the same variance) or "uniform".
-
-    Returns
-    -------
-    Initializer
-
-    Raises
-    ------
-    ValueError
-        If ``mode`` or ``distribution`` is unknown or ``scale`` negative.
 
     Examples
     --------
@@ -125,7 +148,7 @@ def variance_scaling(scale: float = 1.0, mode: str = "fan_in", distribution: str
     check.choice("distribution", distribution, ("normal", "truncated_normal", "uniform"))
     check.in_range("scale", scale, low=0.0)
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         stddev = math.sqrt(scale / max(fan, 1.0))
@@ -145,13 +168,16 @@ def _one_at_a_time(init: Initializer) -> Initializer:
     calls at once, as of a network's first layer and its others, were seen to wait for ever on two cores.
     """
 
-    def draw(key, shape, dtype=jnp.float32):
-        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
+    def draw(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            return init(key, shape, dtype)
+
+        return jax.custom_batching.sequential_vmap(one)(key)
 
     return draw
 
 
-_INITIALIZERS = {
+_INITIALIZERS: dict[str, Initializer] = {
     "zeros": zeros,
     "ones": ones,
     "constant": constant(),
@@ -177,7 +203,7 @@ for _alias, _name in (("xavier", "glorot"), ("kaiming", "he")):
 NAMES = (*_INITIALIZERS, "torch_uniform")
 
 
-def get(init: str | float | Initializer, *, fan_in: float | None = None) -> Initializer:
+def get(init: str | jax.typing.ArrayLike | Initializer, *, fan_in: float | None = None) -> Initializer:
     """Look an initialiser up by name; take a callable as it is and a number as a constant.
 
     Parameters
@@ -186,15 +212,6 @@ def get(init: str | float | Initializer, *, fan_in: float | None = None) -> Init
         A name from `NAMES`, a callable ``(key, shape, dtype) -> array``, or a number (may be traced).
     fan_in
         Fan-in of the kernel that a bias belongs to, needed by "torch_uniform" alone.
-
-    Returns
-    -------
-    Initializer
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or "torch_uniform" is asked for without a ``fan_in``.
 
     Examples
     --------
