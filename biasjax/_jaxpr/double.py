@@ -23,7 +23,7 @@ from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
 from biasjax import check
-from biasjax._jaxpr.interpret import Rules, bind, interpret
+from biasjax._jaxpr.interpret import Rules, bind, interpret, is_of_jax
 
 
 class Program(NamedTuple):
@@ -196,7 +196,9 @@ def _lift_param(value: Any) -> Any:
 
 def _written_out(eqn: Any, ins: list, scope: None) -> list:
     body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    return _evaluate(body, ins, eqn.source_info.traceback)
+    # A jitted function of JAX's is traced once, at its first caller; of this call its own line is wanted
+    by_jax = is_of_jax(getattr(body, "jaxpr", body).debug_info.func_filename or "")
+    return _evaluate(body, ins, eqn.source_info.traceback if by_jax else None)
 
 
 def _convolution(eqn: Any, ins: list, scope: None) -> list:

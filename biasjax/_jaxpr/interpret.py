@@ -57,8 +57,8 @@ def interpret(
     scope
         Handed to every rule: what belongs to this one walk.
     caller
-        Traceback of the call whose body this is. A jitted library function is traced once, at its first
-        caller; equations that no user code of its own made take the line of this call.
+        Traceback of the call whose body this is, for a body that JAX wrote (softmax, var): its equations take
+        the line of the call, but those of user code within.
 
     Examples
     --------
@@ -92,14 +92,16 @@ def _seen_from(caller: Any, eqn: Any) -> Any:
     return eqn.replace(source_info=eqn.source_info.replace(traceback=caller))
 
 
-_JAX = os.path.dirname(jax.__file__)
+def is_of_jax(file: str) -> bool:
+    """Whether a source file belongs to JAX itself."""
+    return file.startswith(os.path.dirname(jax.__file__))
 
 
 @functools.cache
 def _has_user_frame(traceback: Any) -> bool:
     """Whether an equation of a jitted function comes from user code within that function."""
     for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith(_JAX):
+        if not is_of_jax(frame.file_name):
             return True
         if os.path.basename(frame.file_name) == "pjit.py":
             return False
