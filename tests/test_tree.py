@@ -1,3 +1,7 @@
+"""Paths, names of biases, masks, counts and summaries; where layers meet data is in _jaxpr/test_meetings."""
+
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -31,6 +35,24 @@ def test_vgg16_is_summarised_from_shapes_alone():
     assert [row.output_shape for row in rows[13:]] == [(1, 4096), (1, 4096), (1, 1000)]
     assert tree.count(params).total == 138_357_544
     assert "138,357,544" in tree.summary(model.apply, params, image).splitlines()[-1]
+
+
+def test_a_summary_says_what_is_unused_and_what_repeats():
+    params = {"scan": {"w": jnp.ones((5, 3, 3))}, "idle": {"b": jnp.ones(1200)}}
+
+    def fn(params, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["scan"]["w"])[0]
+
+    assert (
+        tree.summary(fn, params, jnp.ones((7, 3)))
+        == """\
+layer  output shape  params  biases
+-----------------------------------
+scan   (7, 3) x5         45       0
+idle   unused         1,200   1,200
+-----------------------------------
+total                 1,245   1,200"""
+    )
 
 
 def test_layers_sees_into_jit_scan_cond_and_remat():
@@ -75,7 +97,7 @@ def test_masks_skip_biases_in_optax():
     assert mask["norm"] == (False, True)
     tx = optax.masked(optax.set_to_zero(), mask)
     ones = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(ones, tx.init(params))
+    updates: Any = tx.update(ones, tx.init(params))[0]
     chex.assert_trees_all_equal(updates["dense"].bias, jnp.zeros(2))
     chex.assert_trees_all_equal(updates["dense"].kernel, jnp.ones((3, 2)))
     own = tree.bias_mask(params, lambda path, leaf: path.startswith("norm"))
