@@ -1,11 +1,14 @@
+import errno
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
-from biasjax import stepwise, sweep
-from biasjax._sweep import execute, grid, loop
+from biasjax import _files, stepwise, store, sweep
 
 
 def _point(key, *, sigma, shift, power=1):
@@ -13,7 +16,7 @@ def _point(key, *, sigma, shift, power=1):
     return {"moment": jnp.mean(x**power), "nested": {"sample": x[:3]}}
 
 
-AXES = {"seed": [3, 5], "sigma": np.linspace(0.5, 2.0, 4), "shift": [0.0, 1.0, 2.0]}
+AXES = {"seed": [3, 5], "sigma": [0.5, 1.0, 1.5, 2.0], "shift": [0.0, 1.0, 2.0]}
 
 
 def test_equals_the_loop_over_points():
@@ -23,9 +26,9 @@ def test_equals_the_loop_over_points():
     assert dataset.power.values.tolist() == [2, 1]
     for seed in AXES["seed"]:
         key = jax.random.fold_in(jax.random.key(0), seed)
-        for sigma in np.float32(AXES["sigma"]):
+        for sigma in AXES["sigma"]:
             for shift in AXES["shift"]:
-                truth = _point(key, sigma=sigma, shift=jnp.float32(shift), power=2)
+                truth = _point(key, sigma=jnp.float32(sigma), shift=jnp.float32(shift), power=2)
                 here = dataset.sel(power=2, seed=seed, sigma=sigma, shift=shift)
                 np.testing.assert_allclose(here["moment"], truth["moment"], rtol=1e-5)
                 np.testing.assert_allclose(here["nested.sample"], truth["nested"]["sample"], rtol=1e-5)
@@ -43,22 +46,10 @@ def test_inner_axes_share_the_draws_of_a_seed():
     assert (sweep.run(draws, {"sigma": [1.0]}, root=1).draw != sweep.run(draws, {"sigma": [1.0]}).draw).all()
 
 
-def test_outer_axes_are_computed_once():
-    def product(key, *, sigma):
-        return {"y": (sigma * jax.random.normal(key, (64, 64))).sum()}
-
-    nested = grid.nest(product, ["seed", "sigma"], {})
-    jaxpr = str(
-        jax.make_jaxpr(nested)(jax.random.key_data(jax.random.key(0)), np.arange(3), np.ones(5, np.float32))
-    )
-    assert "f32[3,64,64]" in jaxpr  # drawn once for each seed
-    assert "u32[3,5,64,64]" not in jaxpr
-
-
 def test_one_trace_for_each_static_combination():
     counted = chex.assert_max_traces(lambda key, sigma, power: {"y": sigma**power}, n=2)
     dataset = sweep.run(
-        lambda key, *, sigma, power: counted(key, sigma, power),
+        lambda key, *, sigma, power: counted(key, sigma, power),  # pyright: ignore[reportCallIssue]
         {"sigma": [1.0, 2.0]},
         static={"power": [2, 3]},
     )
@@ -135,41 +126,9 @@ def test_any_pytree_is_an_output():
     assert sweep.run(lambda key: {"y": 2.0}, {}).y.item() == 2.0
 
 
-def test_memory_decides_the_chunks(monkeypatch):
-    monkeypatch.setattr(execute, "budget", lambda: 40_000)
-    seen, compute = [], loop._compute_chunk
-
-    def counted(plan, run, n, region, write):
-        seen.append(grid.shape(region))
-        compute(plan, run, n, region, write)
-
-    monkeypatch.setattr(loop, "_compute_chunk", counted)
-    axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
-    dataset = sweep.run(lambda key, *, x, y: {"z": jnp.full(10, x * y)}, axes)
-    assert 2 < len(seen) < 50
-    np.testing.assert_array_equal(dataset.z[..., 0], np.outer(np.arange(100), np.arange(100)))
-
-
 def test_float64_under_x64_alone(x64):
     dataset = sweep.run(lambda key, *, x: {"y": x / 3}, {"x": [1.0]})
     assert dataset.y.dtype == dataset.x.dtype == np.float64
-
-
-@pytest.mark.parametrize(
-    ("axes", "static", "message"),
-    [
-        ({"x": 1.0}, None, r"axis 'x': expected a non-empty 1-D array, got shape \(\)"),
-        ({"x": []}, None, r"got shape \(0,\)"),
-        ({"x": [1.0]}, {"x": [1]}, "names that are not axes, got 'x', an axis"),
-        ({"x": [1.0]}, {"seed": [1]}, "got 'seed'"),
-        ({"status": [1.0]}, None, "other than key, status and computed"),
-        ({"x": [1.0]}, {"n": [1, 1]}, "values with labels of their own"),
-        ({"x": [2**40]}, None, "integers that fit into int32"),
-    ],
-)
-def test_bad_input_is_refused_clearly(axes, static, message):
-    with pytest.raises(ValueError, match=message):
-        sweep.run(lambda key, *, x: {"y": x}, axes, static=static)
 
 
 def test_seeds_are_integers():
@@ -195,3 +154,94 @@ def test_outputs_that_cannot_be_labelled_are_refused(fn, dims, message):
 def test_outputs_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape for all static values"):
         sweep.run(lambda key, *, x, n: {"y": jnp.full(n, x)}, {"x": [1.0]}, static={"n": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "message"),
+    [
+        ({"x": 1.0}, {}, "axis 'x': expected a non-empty 1-D array"),
+        ({"x": [1.0]}, {"static": {"x": [1]}}, "names that are not axes"),
+        ({"x": [1.0]}, {"dims": {"y": ("a",)}}, "0 names, got"),
+        ({"x": [1.0]}, {"shard": "0/2"}, "a store that the workers share"),
+        ({"x": [1.0]}, {"shard": "2/2", "store": "s"}, "0 <= i < n"),
+        ({"x": [1.0]}, {"shard": "slurm", "store": "s"}, "in a job array, got 'no job array'"),
+        ({"x": [1.0]}, {"chunk_size": 0}, "chunk_size: expected an integer of at least 1"),
+        ({"x": [1.0]}, {"checkpoint_every": 0}, "checkpoint_every: expected an integer of at least 1"),
+    ],
+)
+def test_bad_input_is_refused_clearly(axes, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        sweep.run(lambda key, *, x: {"y": x}, axes, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_slurm_numbers_become_a_shard(monkeypatch):
+    for name, value in (("ID", "5"), ("MIN", "3"), ("COUNT", "4")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert sweep._worker("slurm") == (2, 4)
+
+
+def _written(path):
+    return {file.name: file.stat().st_mtime_ns for file in store.finished(path).values()}
+
+
+def _draw(key, *, x):
+    return {"y": x * jax.random.normal(key, (3,))}
+
+
+def _run(path, fn=_draw, chunk_size=2):
+    return sweep.run(fn, {"seed": [0, 1], "x": [1.0, 2.0, 3.0, 4.0]}, store=path, chunk_size=chunk_size)
+
+
+def test_resume_does_only_what_is_missing(tmp_path):
+    first = _run(tmp_path).load()
+    files = store.finished(tmp_path)
+    assert len(files) == 4
+    files[2].unlink()
+    kept = _written(tmp_path)
+    xr.testing.assert_identical(_run(tmp_path).load().drop_attrs(), first.drop_attrs())
+    assert kept.items() <= _written(tmp_path).items()
+    # A store keeps its cut; without one the result is the same
+    xr.testing.assert_identical(_run(tmp_path, chunk_size="auto").load().drop_attrs(), first.drop_attrs())
+    xr.testing.assert_allclose(_run(None).drop_attrs(), first.drop_attrs())
+
+
+def test_a_store_that_cannot_be_written_is_found_before_anything_is_traced(tmp_path, monkeypatch):
+    def never(key, *, x):
+        pytest.fail("fn was called")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/store: expected a folder that can be written to"):
+        _run(tmp_path / "file" / "store", never)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match="pip install h5py"):
+        _run(tmp_path / "store", never)
+
+
+def test_a_finished_store_may_be_read_only(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    whole = _run(tmp_path).load()
+    monkeypatch.setattr(_files, "write", read_only)
+    xr.testing.assert_identical(_run(tmp_path).load(), whole)
+    store.finished(tmp_path)[0].unlink()
+    with pytest.raises(OSError, match="Make room or choose another folder"):
+        _run(tmp_path)
+
+
+def test_dtypes_of_static_values_are_promoted(tmp_path):
+    def fn(key, *, x, kind):
+        return {"y": jnp.int32(x) if kind == 0 else x + 0.5}
+
+    for options in ({}, {"store": tmp_path}):
+        y = sweep.run(fn, {"x": [0.0, 1.0]}, static={"kind": [0, 1]}, **options).y
+        np.testing.assert_array_equal(y, [[0, 1], [0.5, 1.5]])
+
+
+def test_a_relative_store_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = _run("here")
+    monkeypatch.chdir("/")
+    assert np.isfinite(dataset.y).all()

@@ -18,7 +18,7 @@ STATIC = {"power": [1, 2]}
 def point(key, *, sigma, shift, power, slow=False):
     """A few numbers, after work that takes a while if asked to."""
     x = sigma * jax.random.normal(key, (64, 64)) / 8 + shift
-    y = jax.lax.fori_loop(0, 3000 if slow else 3, lambda _, y: jnp.tanh(y @ x), x)
+    y = jax.lax.fori_loop(0, 1000 if slow else 3, lambda _, y: jnp.tanh(y @ x), x)
     return {"moment": jnp.mean(y**power), "row": y[0, :3], "draw": jax.random.normal(key, (2,))}
 
 

@@ -1,0 +1,83 @@
+"""Programs on devices: what they are cut into and spread over changes no result."""
+
+import socket
+
+import jax
+import numpy as np
+import pytest
+from processes import finish, start
+from sweep_worker import AXES, STATIC, point
+
+from biasjax import store, sweep
+from biasjax._sweep import execute, grid
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Mesh of one device."""
+    return jax.make_mesh(
+        (1,), ("points",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(alone):
+    return sweep.run(point, AXES, static=STATIC, dims={"row": ("column",)}, mesh=alone)
+
+
+def _assert_same(dataset, whole):
+    np.testing.assert_array_equal(dataset.draw, whole.draw)
+    np.testing.assert_allclose(dataset.moment, whole.moment, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(dataset["row"], whole["row"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 7), (2, 3), (2, 60)])
+def test_devices_and_chunks_change_nothing(alone, whole, devices, chunk):
+    mesh = alone if devices == 1 else execute.default_mesh()
+    assert (1 if mesh is None else mesh.size) == devices
+    dims = {"row": ("column",)}
+    _assert_same(sweep.run(point, AXES, static=STATIC, dims=dims, chunk_size=chunk, mesh=mesh), whole)
+
+
+def test_four_devices_change_nothing(whole, tmp_path):
+    assert finish(start(tmp_path, "--chunk-size", 60, devices=4)) == "computed"
+    _assert_same(store.open(tmp_path).load(), whole)
+
+
+def test_two_processes_work_as_one(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    workers = [start(tmp_path, "--distributed", rank, 2, port, "--chunk-size", 30) for rank in range(2)]
+    assert [finish(worker).splitlines()[-1] for worker in workers] == ["computed"] * 2
+    _assert_same(store.open(tmp_path).load(), whole)
+
+
+def test_a_program_is_compiled_once_and_knows_its_bytes():
+    where = execute.frame({"x": np.arange(4, dtype=np.float32)}, jax.random.key(0), (3,), None)
+    lowered = execute.lower(lambda key, *, x: {"y": {"z": 2 * x}}, {}, where)
+    assert {name: (value.shape, value.dtype) for name, value in lowered.outputs.items()} == {
+        "y.z": ((3,), np.float32)
+    }
+    program = lowered.compile()
+    assert program is lowered.compile()
+    assert program.bytes >= 2 * 3 * 4
+    np.testing.assert_array_equal(program.run((slice(2, 4),))["y.z"], [4, 6])  # the padding is dropped
+
+
+def test_memory_is_halved_until_it_suffices():
+    seen = []
+
+    def program(region, checkpoints=None):
+        seen.append(grid.shape(region))
+        if np.prod(grid.shape(region)) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return {"y": np.arange(5)[region[0], None] * np.arange(3)[None, region[1]]}
+
+    lowered = execute.Lowered({}, lambda: execute.Program(program, 0))
+    halved = execute.halving(program, lambda lengths: lowered)
+    whole = (slice(0, 5), slice(0, 3))
+    np.testing.assert_array_equal(halved(whole)["y"], np.outer(np.arange(5), np.arange(3)))
+    tried = len(seen)
+    halved(whole)
+    assert max(np.prod(shape) for shape in seen[tried:]) <= 2  # what did not fit is not tried again

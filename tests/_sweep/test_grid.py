@@ -1,0 +1,50 @@
+import jax
+import numpy as np
+import pytest
+
+from biasjax._sweep import grid
+
+
+def test_outer_axes_are_computed_once():
+    def product(key, *, sigma):
+        return {"y": (sigma * jax.random.normal(key, (64, 64))).sum()}
+
+    nested = grid.nest(product, ["seed", "sigma"], {})
+    jaxpr = str(
+        jax.make_jaxpr(nested)(jax.random.key_data(jax.random.key(0)), np.arange(3), np.ones(5, np.float32))
+    )
+    assert "f32[3,64,64]" in jaxpr  # drawn once for each seed
+    assert "u32[3,5,64,64]" not in jaxpr
+
+
+@pytest.mark.parametrize("points", [1, 2, 5, 12, 24, 100])
+@pytest.mark.parametrize("sizes", [(), (1,), (7,), (2, 3, 4)])
+def test_regions_are_small_alike_and_cover_each_point_once(sizes, points):
+    layout, covered = grid.cut(sizes, points), np.zeros(sizes, int)
+    for region in grid.regions(sizes, layout):
+        covered[region] += 1
+        assert np.prod(grid.shape(region), dtype=int) <= points
+        assert all(n <= most for n, most in zip(grid.shape(region), grid.lengths(sizes, layout), strict=True))
+    assert (covered == 1).all()
+
+
+def test_halves_make_up_the_whole():
+    axis, first, second = grid.halves((slice(0, 1), slice(2, 5)))
+    assert (axis, first, second) == (1, (slice(0, 1), slice(2, 3)), (slice(0, 1), slice(3, 5)))
+    with pytest.raises(ValueError, match="room for a single point"):
+        grid.halves((slice(0, 1),))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "error", "message"),
+    [
+        ("x", 1.0, ValueError, r"axis 'x': expected a non-empty 1-D array, got shape \(\)"),
+        ("x", [], ValueError, r"got shape \(0,\)"),
+        ("x", [2**40], ValueError, "integers that fit into int32"),
+        ("x", ["a"], TypeError, "axis 'x': expected numbers, got <U1"),
+        ("seed", [0.1, 0.2], TypeError, "axis 'seed': expected integers"),
+    ],
+)
+def test_bad_axes_are_refused_clearly(name, values, error, message):
+    with pytest.raises(error, match=message):
+        grid.axis_values(name, values)

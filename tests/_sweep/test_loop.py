@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from biasjax import store, sweep
+from biasjax._sweep import execute, grid, loop
+
+
+def test_memory_decides_the_chunks(monkeypatch):
+    monkeypatch.setattr(execute, "budget", lambda: 40_000)
+    seen, compute = [], loop._compute_chunk
+
+    def counted(plan, run, n, region, write):
+        seen.append(grid.shape(region))
+        compute(plan, run, n, region, write)
+
+    monkeypatch.setattr(loop, "_compute_chunk", counted)
+    axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
+    dataset = sweep.run(lambda key, *, x, y: {"z": jnp.full(10, x * y)}, axes)
+    assert 2 < len(seen) < 50
+    np.testing.assert_array_equal(dataset.z[..., 0], np.outer(np.arange(100), np.arange(100)))
+
+
+def _fn(key, *, x, kind="good"):
+    if kind == "bad":
+        raise RuntimeError("no such kind")
+    return {"y": x * jax.random.normal(key, (3,)), "inverse": 1 / x, "root": x**0.5}
+
+
+def test_one_bad_static_value_loses_nothing(tmp_path):
+    axes = {"seed": [0, 1], "x": [1.0, 2.0, 3.0, 4.0]}
+    with pytest.raises(RuntimeError, match="no such kind") as caught:
+        sweep.run(_fn, axes, static={"kind": ["bad", "good"]}, chunk_size=2, store=tmp_path)
+    notes = "\n".join(caught.value.__notes__)
+    assert "fn raised at kind=bad" in notes
+    assert f"4 of 8 chunks are safe in {tmp_path}" in notes
+    partial = store.open(tmp_path)
+    assert partial.computed.sel(kind="good").all()
+    assert not partial.computed.sel(kind="bad").any()
+    assert np.isfinite(partial.y.sel(kind="good")).all()
+    with pytest.raises(RuntimeError, match="no such kind"):  # without a store before anything runs
+        sweep.run(_fn, {"x": [1.0]}, static={"kind": ["good", "bad"]})
+
+
+def test_points_that_diverge_are_marked(tmp_path):
+    for options in ({}, {"store": tmp_path}):
+        dataset = sweep.run(_fn, {"seed": [0, 1], "x": [-1.0, 0.0, 1.0]}, **options)
+        assert [store.STATUS[code] for code in dataset.status.isel(seed=0).values] == [
+            "nan",
+            "overflow",
+            "finite",
+        ]
+        assert dataset.status.dtype == np.int8
+        assert dataset.status.attrs["flag_meanings"] == "finite overflow nan underflow"
+        assert np.isfinite(dataset.y).all()
