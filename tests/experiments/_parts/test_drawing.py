@@ -1,0 +1,33 @@
+import numpy as np
+import xarray as xr
+
+from biasjax import plot
+from experiments._parts import drawing
+
+
+def _pair():
+    coords = {"order": ["a", "b"], "sigma_b": [0.0, 1.0, 2.0], "layer": [1, 2, 3, 4]}
+    theory = xr.DataArray(np.arange(24.0).reshape(2, 3, 4), coords)
+    return theory + 0.5, theory
+
+
+def test_a_family_has_a_line_and_dots_for_each_curve():
+    _, (ax,) = plot.panels(["family"])
+    styles = {"marker": "sigma_b", "linestyles": ("-", "--", ":")}
+    drawing.family(ax, "layer", *_pair(), color="order", label="{} {:g}".format, **styles)
+    lines, dots = ax.lines[::2], ax.lines[1::2]
+    assert [line.get_linestyle() for line in lines] == ["-", "--", ":"] * 2
+    assert [line.get_marker() for line in dots] == list("os^") * 2
+    assert [line.get_color() for line in dots] == [color for color in plot.COLORS[:2] for _ in range(3)]
+    assert ax.get_legend_handles_labels()[1] == ["a 0", "a 1", "a 2", "b 0", "b 1", "b 2"]
+    drawn = np.stack([np.asarray(line.get_ydata()) for line in dots])
+    np.testing.assert_allclose(drawn, np.arange(24.0).reshape(6, 4) + 0.5)
+
+
+def test_one_dimension_is_told_apart_by_colour_and_marker():
+    _, (ax,) = plot.panels(["family"])
+    drawing.family(ax, "layer", *(values.isel(sigma_b=0) for values in _pair()), color="order")
+    assert [(line.get_color(), line.get_marker()) for line in ax.lines[1::2]] == [
+        (plot.COLORS[0], "o"),
+        (plot.COLORS[1], "s"),
+    ]
