@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 import jax
 
 from biasjax._jaxpr import meetings
-from biasjax._jaxpr.interpret import constants as constants
 from biasjax._text import table
 
 __all__ = [
