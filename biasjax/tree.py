@@ -67,7 +67,7 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     path
         Keys joined by "/"; the last decides (the last but one where Flax nnx ends in "value").
     leaf
-        Unused; a predicate ``(path, leaf) -> bool`` of your own, which all functions here take, may look at it.
+        Unused; a predicate of your own, which all functions here take, may look at it.
 
     Examples
     --------
