@@ -9,27 +9,17 @@ an attention sink undoes that. `biasjax.audit` finds all of this without being t
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-# jax leaves the devices in its functions' signatures untyped
-# pyright: reportUnknownMemberType=false
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from biasjax import check
 from biasjax._text import brief
 from biasjax.initializers import Initializer
-from biasjax.initializers import Initializer
 from biasjax.linear import Linear, dense, dense_init
 from biasjax.norms import Norm, norm_init, rms_norm
-
-__all__ = ["Attention", "attention", "attention_init", "rotate"]
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 __all__ = ["Attention", "attention", "attention_init", "rotate"]
 
@@ -172,7 +162,7 @@ def attention(
         seen = jnp.tril(jnp.ones((length, length), bool))
         mask = seen if mask is None else mask & seen
     if mask is not None:
-        lowest: float = jnp.finfo(scores.dtype).min
+        lowest = cast(float, jnp.finfo(scores.dtype).min)
         scores = jnp.where(mask, scores, lowest)
     weights = _softmax(scores, params.sink)
     y = jnp.einsum("...hqk,...khd->...qhd", weights, v)
@@ -197,8 +187,8 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     length, _, depth = x.shape[-3:]
     if depth % 2:
         check.fail("rotate", "an even depth per head", depth, "Choose features and heads to fit.")
-    rate = base ** (-jnp.arange(0, depth, 2, dtype: DTypeLike = jnp.float32) / depth)
-    angle = (jnp.arange(length, dtype: DTypeLike = jnp.float32)[:, None] * rate)[:, None].astype(x.dtype)
+    rate = base ** (-jnp.arange(0, depth, 2, dtype=jnp.float32) / depth)
+    angle = (jnp.arange(length, dtype=jnp.float32)[:, None] * rate)[:, None].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

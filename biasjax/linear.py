@@ -8,17 +8,21 @@ input's dtype: parameters are cast to it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import DTypeLike
 
 from biasjax import check, initializers
+from biasjax._linear.windows import Padding, check_conv, im2col, pad_widths, per_axis, wrap
 
-Padding = str | int | Sequence[int | tuple[int, int]]
+__all__ = ["Linear", "Padding", "conv", "conv_init", "conv_transpose", "dense", "dense_init"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Linear(NamedTuple):
@@ -44,32 +48,18 @@ def dense_init(
     use_bias: bool = True,
     kernel_init: str | initializers.Initializer = "lecun_normal",
     bias_init: str | float | initializers.Initializer = "zeros",
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Linear:
     """Draw the parameters of a dense layer.
 
     Parameters
     ----------
-    key
-        Typed PRNG key.
     inputs, outputs
         Numbers of features.
     use_bias
         Whether there is a bias; without, it is None.
     kernel_init, bias_init
         Name from `initializers.NAMES`, number, or callable ``(key, shape, dtype)``.
-    dtype
-        Dtype of the parameters.
-
-    Returns
-    -------
-    Linear
-        Kernel ``(inputs, outputs)``, bias ``(outputs,)`` or None.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is not a positive integer or an initialiser is unknown.
 
     Examples
     --------
@@ -91,28 +81,15 @@ def dense(params: Linear, x: jax.Array) -> jax.Array:
     params
         From `dense_init`.
     x
-        ``(..., inputs)``, floating.
-
-    Returns
-    -------
-    jax.Array
-        ``(..., outputs)`` in the dtype of ``x``.
-
-    Raises
-    ------
-    ValueError
-        If the last axis of ``x`` does not have ``inputs`` entries.
-    TypeError
-        If ``x`` is not floating.
+        ``(..., inputs)``, floating; the result is ``(..., outputs)`` in its dtype.
     """
     x = check.floating("dense", x)
     if params.kernel.ndim != 2:
         check.fail("dense", "a 2-D kernel", params.kernel.shape, "Use conv for a convolution's parameters.")
     inputs = params.kernel.shape[0]
     if x.ndim == 0 or x.shape[-1] != inputs:
-        check.fail(
-            "dense", f"inputs of shape (..., {inputs})", x.shape, "Flatten or slice the features to fit."
-        )
+        fix = "Flatten or slice the features to fit."
+        check.fail("dense", f"inputs of shape (..., {inputs})", x.shape, fix)
     return _add_bias(x @ params.kernel.astype(x.dtype), params.bias)
 
 
@@ -128,42 +105,30 @@ def conv_init(
     output_size: Sequence[int] | None = None,
     kernel_init: str | initializers.Initializer = "lecun_normal",
     bias_init: str | float | initializers.Initializer = "zeros",
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Linear:
     """Draw the parameters of a convolution or a transposed one.
 
     Parameters
     ----------
-    key
-        Typed PRNG key.
     inputs, outputs
         Numbers of channels.
     kernel_size
         Window, one to three entries, e.g. ``(3, 3)``.
     groups
         Number of channel groups; it divides ``inputs`` and ``outputs``.
-    use_bias
-        Whether there is a bias; without, it is None.
     untie_biases
-        One bias for each output position and channel instead of one per channel (seed document 000).
+        One bias for each output position and channel instead of one per channel.
     output_size
         Spatial size of the output, needed with ``untie_biases`` alone.
-    kernel_init, bias_init
-        Name from `initializers.NAMES`, number, or callable ``(key, shape, dtype)``.
-    dtype
-        Dtype of the parameters.
+    use_bias, kernel_init, bias_init
+        As in `dense_init`.
 
     Returns
     -------
     Linear
         Kernel ``(*kernel_size, inputs // groups, outputs)``; bias ``(outputs,)``,
         ``(*output_size, outputs)`` or None.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a size is not a positive integer, the groups do not divide the channels, an initialiser is
-        unknown, or untied biases come without an output size.
 
     Examples
     --------
@@ -209,8 +174,6 @@ def conv(
 
     Parameters
     ----------
-    params
-        From `conv_init`.
     x
         ``(batch, *positions, inputs)``, or ``(batch, inputs, *positions)`` with ``channels_first``.
     strides, dilation
@@ -231,13 +194,6 @@ def conv(
     jax.Array
         In the layout and dtype of ``x``, with ``outputs`` channels.
 
-    Raises
-    ------
-    ValueError
-        If rank, channels, groups, padding or untied biases do not fit, or the output would be empty.
-    TypeError
-        If ``x`` is not floating.
-
     Examples
     --------
     >>> params = conv_init(jax.random.key(0), 3, 8, (3, 3))
@@ -245,20 +201,18 @@ def conv(
     (1, 16, 16, 8)
     """
     check.choice("method", method, ("direct", "im2col"))
-    x, rank, dimensions = _check_conv("conv", params, x, groups, channels_first)
+    x, rank, dimensions = check_conv("conv", params.kernel, x, groups, channels_first)
     kernel = params.kernel.astype(x.dtype)
     window = kernel.shape[:rank]
-    strides, dilation = _per_axis("strides", strides, rank), _per_axis("dilation", dilation, rank)
-    pads = _padding(padding, rank)
+    strides, dilation = per_axis("strides", strides, rank), per_axis("dilation", dilation, rank)
+    pads = pad_widths(padding, rank)
     if pads == "CIRCULAR":
-        x, pads = (
-            _wrap(x, [d * (k - 1) for d, k in zip(dilation, window, strict=True)], channels_first),
-            "VALID",
-        )
+        reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
+        x, pads = wrap(x, reach, channels_first), "VALID"
     if method == "im2col":
         if groups > 1:
             check.fail("conv", "one group for im2col", groups, 'Use method="direct".')
-        y = _im2col(kernel, x, strides, pads, dilation, channels_first)
+        y = im2col(kernel, x, strides, pads, dilation, channels_first)
     else:
         y = jax.lax.conv_general_dilated(
             x,
@@ -295,38 +249,35 @@ def conv_transpose(
         "SAME" (output = input · stride), "VALID", or explicit padding of the strided input;
         PyTorch's ``padding=p`` is ``kernel_size - 1 - p`` here.
 
-    Returns
-    -------
-    jax.Array
-        In the layout and dtype of ``x``, with ``outputs`` channels.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `conv`.
-
     Examples
     --------
     >>> params = conv_init(jax.random.key(0), 3, 8, (4, 4))
     >>> conv_transpose(params, jnp.ones((1, 16, 16, 3)), strides=2).shape
     (1, 32, 32, 8)
     """
-    x, rank, dimensions = _check_conv("conv_transpose", params, x, 1, channels_first)
-    pads = _padding(padding, rank)
+    x, rank, dimensions = check_conv("conv_transpose", params.kernel, x, 1, channels_first)
+    pads = pad_widths(padding, rank)
     if pads == "CIRCULAR":
         check.fail("conv_transpose", "SAME, VALID or explicit padding", pads, "Wrap the input with jnp.pad.")
     y = jax.lax.conv_transpose(
         x,
         params.kernel.astype(x.dtype),
-        _per_axis("strides", strides, rank),
+        per_axis("strides", strides, rank),
         pads,
-        rhs_dilation=_per_axis("dilation", dilation, rank),
+        rhs_dilation=per_axis("dilation", dilation, rank),
         dimension_numbers=dimensions,
     )
     return _add_bias(y, params.bias, channels_first)
 
 
-def _init(key, kernel_shape, bias_shape, kernel_init, bias_init, dtype) -> Linear:
+def _init(
+    key: jax.Array,
+    kernel_shape: tuple[int, ...],
+    bias_shape: tuple[int, ...] | None,
+    kernel_init: str | initializers.Initializer,
+    bias_init: str | float | initializers.Initializer,
+    dtype: DTypeLike,
+) -> Linear:
     kernel_key, bias_key = jax.random.split(key)
     kernel = initializers.get(kernel_init)(kernel_key, kernel_shape, dtype)
     if bias_shape is None:
@@ -346,70 +297,3 @@ def _add_bias(y: jax.Array, bias: jax.Array | None, channels_first: bool = False
     if channels_first:
         bias = bias.reshape(-1, *[1] * (y.ndim - 2)) if bias.ndim == 1 else jnp.moveaxis(bias, -1, 0)
     return y + bias
-
-
-def _check_conv(what: str, params: Linear, x: jax.Array, groups: int, channels_first: bool):
-    """Check an input against a kernel; return it as an array, its spatial rank and dimension numbers."""
-    x = check.floating(what, x)
-    check.positive_int("groups", groups)
-    kernel, rank = params.kernel, params.kernel.ndim - 2
-    layout = "(batch, channels, *positions)" if channels_first else "(batch, *positions, channels)"
-    if x.ndim != rank + 2:
-        fix = "Add or drop axes (x[None] adds a batch axis)."
-        check.fail(what, f"{rank + 2} axes, {layout}, for a {rank}-D kernel", x.shape, fix)
-    channels = 1 if channels_first else rank + 1
-    inputs = kernel.shape[-2] * groups
-    if x.shape[channels] != inputs:
-        fix = f"The layout is {layout}; see channels_first."
-        check.fail(what, f"{inputs} input channels (groups={groups})", f"an input of shape {x.shape}", fix)
-    if kernel.shape[-1] % groups:
-        check.fail(what, f"groups that divide {kernel.shape[-1]} outputs", groups, "Choose a divisor.")
-    spatial = tuple(range(2, rank + 2)) if channels_first else tuple(range(1, rank + 1))
-    inout = (0, channels, *spatial)
-    kernel_spec = (rank + 1, rank, *range(rank))
-    return x, rank, jax.lax.ConvDimensionNumbers(inout, kernel_spec, inout)
-
-
-def _wrap(x: jax.Array, reach: Sequence[int], channels_first: bool) -> jax.Array:
-    """Pad the positions periodically so that a window that reaches this far keeps their number."""
-    wrap = [(r // 2, r - r // 2) for r in reach]
-    widths = [(0, 0), (0, 0), *wrap] if channels_first else [(0, 0), *wrap, (0, 0)]
-    return jnp.pad(x, widths, mode="wrap")
-
-
-def _im2col(kernel, x, strides, pads, dilation, channels_first: bool) -> jax.Array:
-    """Convolve as one matrix product over the shifted copies of the input."""
-    x = jnp.moveaxis(x, 1, -1) if channels_first else x
-    positions, window = x.shape[1:-1], kernel.shape[:-2]
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
-    if isinstance(pads, str):
-        pads = jax.lax.padtype_to_pads(positions, reach, strides, pads)
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    sizes = [max(0, (n - r) // s + 1) for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
-    shifted = []
-    for tap in itertools.product(*map(range, window)):
-        at = [
-            slice(t * d, t * d + (size - 1) * s + 1 if size else 0, s)
-            for t, d, s, size in zip(tap, dilation, strides, sizes, strict=True)
-        ]
-        shifted.append(x[:, *at])
-    y = jnp.concatenate(shifted, -1) @ kernel.reshape(-1, kernel.shape[-1])
-    return jnp.moveaxis(y, -1, 1) if channels_first else y
-
-
-def _per_axis(what: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    values = (value,) * rank if np.ndim(value) == 0 else tuple(value)  # pyright: ignore
-    if len(values) != rank:
-        check.fail(what, f"one number or {rank}", values, "Give one for each spatial axis.")
-    return tuple(check.positive_int(what, v) for v in values)
-
-
-def _padding(padding: Padding, rank: int) -> str | list[tuple[int, int]]:
-    if isinstance(padding, str):
-        return check.choice("padding", padding.upper(), ("SAME", "VALID", "CIRCULAR"))
-    entries = [padding] * rank if np.ndim(padding) == 0 else list(padding)  # pyright: ignore
-    if len(entries) != rank or any(np.shape(entry) not in ((), (2,)) for entry in entries):
-        expected = f"a name, one number or {rank} entries, each a number or (low, high)"
-        check.fail("padding", expected, padding, "Give one per spatial axis.")
-    pairs = [np.broadcast_to(entry, 2) for entry in entries]
-    return [(int(low), int(high)) for low, high in pairs]

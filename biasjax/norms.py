@@ -8,13 +8,32 @@ float32; results have the input's dtype. Defaults of momentum and epsilon are Fl
 
 from __future__ import annotations
 
+# jax leaves the devices in its functions' signatures untyped
+# pyright: reportUnknownMemberType=false
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from biasjax import check
+
+__all__ = [
+    "BatchStats",
+    "Norm",
+    "batch_norm",
+    "batch_stats_init",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "norm_init",
+    "rms_norm",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Norm(NamedTuple):
@@ -36,7 +55,7 @@ def norm_init(
     *,
     use_scale: bool = True,
     use_bias: bool = True,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Norm:
     """Make the parameters of a norm: ones and zeros.
 
@@ -49,17 +68,6 @@ def norm_init(
         Size of the normalised channel axis.
     use_scale, use_bias
         Whether there is a scale (gamma) and a bias (beta); without, None. RMS norm usually has no bias.
-    dtype
-        Dtype of the parameters.
-
-    Returns
-    -------
-    Norm
-
-    Raises
-    ------
-    ValueError, TypeError
-        If ``features`` is not a positive integer.
 
     Examples
     --------
@@ -70,7 +78,7 @@ def norm_init(
     return Norm(jnp.ones(shape, dtype) if use_scale else None, jnp.zeros(shape, dtype) if use_bias else None)
 
 
-def batch_stats_init(features: int, dtype=jnp.float32) -> BatchStats:
+def batch_stats_init(features: int, dtype: DTypeLike = jnp.float32) -> BatchStats:
     """Make the running statistics that batch norm starts from, mean 0 and variance 1.
 
     Examples
@@ -88,8 +96,8 @@ def batch_norm(
     x: jax.Array,
     *,
     train: bool,
-    momentum: jax.typing.ArrayLike = 0.99,
-    epsilon: jax.typing.ArrayLike = 1e-5,
+    momentum: ArrayLike = 0.99,
+    epsilon: ArrayLike = 1e-5,
     unbiased_running_var: bool = False,
     channels_first: bool = False,
 ) -> tuple[jax.Array, BatchStats]:
@@ -124,14 +132,6 @@ def batch_norm(
     state : BatchStats
         Updated in training, unchanged otherwise.
 
-    Raises
-    ------
-    ValueError
-        If features do not fit, epsilon is negative, momentum outside [0, 1], or ``train`` with one value
-        per channel, whose output would be zero whatever the input.
-    TypeError
-        If ``x`` is not floating.
-
     Examples
     --------
     >>> x = jnp.array([[1.0], [3.0]])
@@ -153,12 +153,12 @@ def batch_norm(
     y = _normalize(wide, mean, var, epsilon)
     running_var = var * (size / (size - 1)) if unbiased_running_var else var
     new = BatchStats(mean.reshape(-1), running_var.reshape(-1))
-    state = jax.tree.map(lambda old, now: _decay(old, now, momentum), state, new)
+    state = BatchStats(*(_decay(old, now, momentum) for old, now in zip(state, new, strict=True)))
     return _finish(params, y, x.dtype, channels_first), state
 
 
 def layer_norm(
-    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+    params: Norm, x: jax.Array, *, epsilon: ArrayLike = 1e-6, channels_first: bool = False
 ) -> jax.Array:
     """Normalise over the channels at each position (Ba et al., arXiv 1607.06450).
 
@@ -168,20 +168,6 @@ def layer_norm(
         From `norm_init`.
     x
         ``(batch, ..., features)``, or ``(batch, features, *positions)`` with ``channels_first``.
-    epsilon
-        Added to the variance.
-    channels_first
-        Layout of ``x`` and of the result.
-
-    Returns
-    -------
-    jax.Array
-        Like ``x``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `batch_norm`; also for a single feature.
 
     Examples
     --------
@@ -194,7 +180,7 @@ def layer_norm(
 
 
 def rms_norm(
-    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+    params: Norm, x: jax.Array, *, epsilon: ArrayLike = 1e-6, channels_first: bool = False
 ) -> jax.Array:
     """Divide by the root mean square of the channels, without centring (Zhang & Sennrich, arXiv 1910.07467).
 
@@ -216,29 +202,17 @@ def group_norm(
     x: jax.Array,
     *,
     groups: int,
-    epsilon: jax.typing.ArrayLike = 1e-6,
+    epsilon: ArrayLike = 1e-6,
     channels_first: bool = False,
 ) -> jax.Array:
     """Normalise each group of channels over the group and all positions (Wu & He, arXiv 1803.08494).
 
     Parameters
     ----------
-    params, epsilon, channels_first
+    params, x, epsilon, channels_first
         As in `layer_norm`.
-    x
-        ``(batch, *positions, features)``, or channels first.
     groups
         Number of groups; it divides the features.
-
-    Returns
-    -------
-    jax.Array
-        Like ``x``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `batch_norm`; also if ``groups`` does not divide the features or a group has a single value.
 
     Examples
     --------
@@ -257,7 +231,7 @@ def group_norm(
 
 
 def instance_norm(
-    params: Norm, x: jax.Array, *, epsilon: jax.typing.ArrayLike = 1e-6, channels_first: bool = False
+    params: Norm, x: jax.Array, *, epsilon: ArrayLike = 1e-6, channels_first: bool = False
 ) -> jax.Array:
     """Normalise each channel of each example over its positions (Ulyanov et al., arXiv 1607.08022).
 
@@ -273,7 +247,7 @@ def instance_norm(
     return _finish(params, y, x.dtype, channels_first)
 
 
-def _prepare(what: str, params: Norm, x: jax.Array, epsilon, channels_first: bool) -> jax.Array:
+def _prepare(what: str, params: Norm, x: jax.Array, epsilon: ArrayLike, channels_first: bool) -> jax.Array:
     """Check the input and move its channels last."""
     x = check.floating(what, x)
     check.in_range("epsilon", epsilon, low=0.0)
@@ -299,17 +273,17 @@ def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array,
     return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
 
 
-def _standardize(what: str, x: jax.Array, axes: tuple[int, ...], epsilon) -> jax.Array:
+def _standardize(what: str, x: jax.Array, axes: tuple[int, ...], epsilon: ArrayLike) -> jax.Array:
     mean, var = _moments(what, x, axes)
     return _normalize(x, mean, var, epsilon)
 
 
-def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon) -> jax.Array:
+def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: ArrayLike) -> jax.Array:
     var = var.astype(x.dtype) + jnp.asarray(epsilon, x.dtype)
     return (x - mean.astype(x.dtype)) * jax.lax.rsqrt(var)
 
 
-def _finish(params: Norm, y: jax.Array, dtype, channels_first: bool) -> jax.Array:
+def _finish(params: Norm, y: jax.Array, dtype: DTypeLike, channels_first: bool) -> jax.Array:
     """Scale, add the bias, and return to the caller's dtype and layout."""
     if params.scale is not None:
         y = y * params.scale.astype(y.dtype)
@@ -319,7 +293,7 @@ def _finish(params: Norm, y: jax.Array, dtype, channels_first: bool) -> jax.Arra
     return jnp.moveaxis(y, -1, 1) if channels_first else y
 
 
-def _decay(old: jax.Array, now: jax.Array, momentum) -> jax.Array:
+def _decay(old: jax.Array, now: jax.Array, momentum: ArrayLike) -> jax.Array:
     # momentum · old + (1 - momentum) · now, in the dtype of the state
     momentum = jnp.asarray(momentum, old.dtype)
     return momentum * old + (1 - momentum) * now.astype(old.dtype)

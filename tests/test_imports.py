@@ -21,7 +21,7 @@ ROWS = (
     ("biasjax", "check", "_status", "_text", "_varying"),
     ("_files", "_jaxpr.interpret"),
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
-    ("tree", "activations", "initializers", "data", "stepwise"),
+    ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows"),
     ("gaussian", "_roots", "linear", "norms"),
     ("meanfield", "attention", "_network.architecture"),
     ("phases", "normrates", "_network.parameters"),
