@@ -1,39 +1,51 @@
 """Gaussian expectations that stay right at large variance, at kinks and at full correlation.
 
-Mean-field theory is made of E[f(u)] and E[f(u) g(v)] over Gaussian u and v. Gauss-Hermite rules resolve the
-scale of the Gaussian but not that of f: at standard deviation 4, 32 nodes miss E[tanh'(u)^2] by half. Here
-the line is cut into panels that end at the kinks of f, are as short as f needs near zero, grow away from it,
-and carry Gauss-Legendre nodes. Their number is fixed, so that everything vectorises, and the ends of panels
-follow the kinks when sigma or c are differentiated, so that derivatives of any order count the jumps of
-f, f', ... that they meet.
+Mean-field theory is made of E[f(u)] and E[f(u) g(v)] over Gaussian u and v. Here the line is cut into panels
+that end at the kinks of f, also when sigma or c are differentiated, so that derivatives of any order count
+the jumps of f, f', ... that they meet.
 
-f may grow like a polynomial, and should vary on the scale of one, as activation functions do.
+Functions are names, `Activation`s or elementwise callables (wrap them in `Activation` if they have kinks).
+They may grow like a polynomial, and should vary on the scale of one, as activation functions do. Results
+have the broadcast shape and the dtype of the arguments, and are computed in at least float32.
 """
 
 from __future__ import annotations
 
+# jax leaves the devices in its functions' signatures untyped
+# pyright: reportUnknownMemberType=false
 import functools
-import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from biasjax import activations, check
+from biasjax._theory import quadrature
+from biasjax._theory.compiling import compiled
+from biasjax._theory.quadrature import legendre
 from biasjax.activations import Activation
 
-Function = str | Activation | Callable
+__all__ = [
+    "Function",
+    "derivative",
+    "expectation",
+    "floats",
+    "hermite_coefficients",
+    "joint_expectation",
+    "legendre",
+]
 
-# Panels reach to |z| = _REACH, beyond which a unit Gaussian has mass 2e-19
-_REACH = 9.0
-# Each side of a kink (or of zero) has _PANELS panels; the first is at most _FIRST long on the scale of f,
-# the others are longer by _GROWTH times their distance, up to _LONGEST on the scale of the Gaussian
-_PANELS = 8
-_FIRST = 2.0
-_GROWTH = 0.6
-_LONGEST = 1.2
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+Function = str | Activation | Callable[[jax.Array], jax.Array]
+
 # Trapezoidal nodes of the Hermite transform: their step resolves tanh(10 z), their reach sqrt(density)
 _HERMITE_STEP = 1 / 40
 _HERMITE_REACH = 12.0
@@ -41,15 +53,6 @@ _HERMITE_REACH = 12.0
 
 def derivative(f: Function) -> Activation:
     """Differentiate an elementwise function; its kinks stay.
-
-    Parameters
-    ----------
-    f
-        Name, `Activation` or elementwise callable.
-
-    Returns
-    -------
-    Activation
 
     Examples
     --------
@@ -62,29 +65,16 @@ def derivative(f: Function) -> Activation:
 # One object per function, so that compiled expectations of derivatives are found again
 @functools.lru_cache(maxsize=256)
 def _derivative(f: Activation) -> Activation:
-    return Activation(lambda x: jax.jvp(f.fn, (x,), (jnp.ones_like(x),))[1], f.kinks)
+    def slope(x: jax.Array) -> jax.Array:
+        return jax.jvp(f.fn, (x,), (jnp.ones_like(x),))[1]
+
+    return Activation(slope, f.kinks)
 
 
 def expectation(f: Function, sigma: ArrayLike = 1.0) -> jax.Array:
     """E[f(u)] for u ~ N(0, sigma^2).
 
-    Parameters
-    ----------
-    f
-        Name, `Activation` or elementwise callable (wrap it in `Activation` if it has kinks).
-    sigma
-        Standard deviation, any shape. Right to 1e-6 up to 10, and further for functions that do not
-        oscillate.
-
-    Returns
-    -------
-    jax.Array
-        Shape and dtype of ``sigma`` (computed in at least float32). Differentiable in ``sigma``.
-
-    Raises
-    ------
-    ValueError
-        If ``sigma`` is negative or ``f`` an unknown name.
+    Right to 1e-6 in float32 up to ``sigma`` of 10, and further for functions that do not oscillate.
 
     Examples
     --------
@@ -93,41 +83,29 @@ def expectation(f: Function, sigma: ArrayLike = 1.0) -> jax.Array:
 
     References
     ----------
-    Poole et al., arXiv 1606.05340 (the expectations); Davis & Rabinowitz, Methods of Numerical Integration.
+    Poole et al., arXiv 1606.05340.
     """
     f = activations.get(f)
     (sigma,), dtype = floats(check.in_range("sigma", sigma, low=0.0))
-    return _quadrature(f, sigma).astype(dtype)
+    return _expectation(f, sigma).astype(dtype)
 
 
 def joint_expectation(
-    f: Function,
-    g: Function,
-    c: ArrayLike,
-    sigma_u: ArrayLike = 1.0,
-    sigma_v: ArrayLike | None = None,
+    f: Function, g: Function, c: ArrayLike, sigma_u: ArrayLike = 1.0, sigma_v: ArrayLike | None = None
 ) -> jax.Array:
     """E[f(u) g(v)] for jointly Gaussian u and v of mean zero and correlation c.
+
+    Differentiable in everything; in ``c`` by Price's theorem, dE[f(u) g(v)]/dc =
+    sigma_u sigma_v E[f'(u) g'(v)], which holds at c = 1 too.
 
     Parameters
     ----------
     f, g
-        Names, `Activation`s or elementwise callables.
+        Functions of u and v.
     c
         Correlation in [-1, 1]; both ends are exact.
     sigma_u, sigma_v
-        Standard deviations; ``sigma_v`` defaults to ``sigma_u``. Shapes broadcast.
-
-    Returns
-    -------
-    jax.Array
-        Broadcast shape, common dtype. Differentiable in everything; in ``c`` by Price's theorem,
-        dE[f(u) g(v)]/dc = sigma_u sigma_v E[f'(u) g'(v)], which holds at c = 1 too.
-
-    Raises
-    ------
-    ValueError
-        If a sigma is negative, ``c`` outside [-1, 1] or a name unknown.
+        Standard deviations; ``sigma_v`` defaults to ``sigma_u``.
 
     Examples
     --------
@@ -145,35 +123,25 @@ def joint_expectation(
     check.in_range("c", c, low=-1.0, high=1.0)
     check.in_range("sigma_u", sigma_u, low=0.0)
     check.in_range("sigma_v", sigma_v, low=0.0)
-    (c, sigma_u, sigma_v), dtype = floats(c, sigma_u, sigma_v)
-    return _joint(f, g, *jnp.broadcast_arrays(c, sigma_u, sigma_v)).astype(dtype)
+    arrays, dtype = floats(c, sigma_u, sigma_v)
+    return _joint(f, g, *jnp.broadcast_arrays(*arrays)).astype(dtype)
 
 
 def hermite_coefficients(f: Function, sigma: ArrayLike = 1.0, *, degree: int = 512) -> jax.Array:
     """Coefficients a_k = E[f(sigma z) h_k(z)] in the orthonormal Hermite polynomials h_k.
 
-    By Mehler's formula E[f(u) f(v)] = sum_k a_k^2 c^k. The coefficients come from one matrix product, so a
-    whole grid of ``sigma`` is cheap; they decay exponentially for a smooth f and like a power of k for a
-    kinked one.
+    By Mehler's formula E[f(u) f(v)] = sum_k a_k^2 c^k. One matrix product makes them all, so a whole grid
+    of ``sigma`` is cheap; they decay exponentially for a smooth f and like a power of k for a kinked one,
+    whose kinks are not resolved: use `joint_expectation` there.
 
     Parameters
     ----------
     f
-        Name, `Activation` or elementwise callable. Kinks are not resolved: use `joint_expectation` there.
+        Function of sigma z.
     sigma
         Standard deviation, any shape; accurate up to 10 (for tanh, to 30).
     degree
-        Number of coefficients, at most 1024.
-
-    Returns
-    -------
-    jax.Array
-        Shape ``(*sigma.shape, degree)``, dtype of ``sigma``.
-
-    Raises
-    ------
-    ValueError
-        If ``sigma`` is negative or ``degree`` above 1024.
+        Number of coefficients, at most 1024: the result is ``(*sigma.shape, degree)``.
 
     Examples
     --------
@@ -203,7 +171,7 @@ def hermite_coefficients(f: Function, sigma: ArrayLike = 1.0, *, degree: int = 5
 
 
 @functools.cache
-def _hermite_table(degree: int) -> tuple[np.ndarray, np.ndarray]:
+def _hermite_table(degree: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes z >= 0, shape (n,), and h_k(z) times trapezoidal weight and density, shape (degree, n)."""
     z = np.arange(0.0, _HERMITE_REACH, _HERMITE_STEP)
     root_density = np.exp(-(z**2) / 4) / (2 * np.pi) ** 0.25
@@ -216,146 +184,7 @@ def _hermite_table(degree: int) -> tuple[np.ndarray, np.ndarray]:
     return z, np.stack(rows[:degree]) * root_density * weights
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _quadrature(f: Activation, sigma: jax.Array) -> jax.Array:
-    z, weights = _nodes(_edges(f.kinks, jnp.zeros_like(sigma), sigma))
-    return jnp.sum(weights * f(sigma[..., None] * z), axis=-1)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _joint(f: Activation, g: Activation, c: jax.Array, sigma_u: jax.Array, sigma_v: jax.Array) -> jax.Array:
-    return _joint_quadrature(f, g, c, sigma_u, sigma_v)
-
-
-@functools.partial(_joint.defjvp, symbolic_zeros=True)
-def _joint_jvp(f, g, primals, tangents):
-    c, sigma_u, sigma_v = primals
-    dc, du, dv = (None if isinstance(t, jax.custom_derivatives.SymbolicZero) else t for t in tangents)
-    value = _joint_quadrature(f, g, c, sigma_u, sigma_v)
-    tangent = jnp.zeros_like(value)
-    if du is not None or dv is not None:
-        zero = jnp.zeros_like(value)
-        _, tangent = jax.jvp(
-            lambda su, sv: _joint_quadrature(f, g, c, su, sv),
-            (sigma_u, sigma_v),
-            (zero if du is None else du, zero if dv is None else dv),
-        )
-    if dc is not None:
-        # Derivatives jump at kinks, where Price's theorem for the next order has delta functions: from there
-        # on differentiate the quadrature, whose panels move with the kinks
-        slope = _joint_quadrature if f.kinks or g.kinks else _joint
-        tangent += dc * sigma_u * sigma_v * slope(derivative(f), derivative(g), c, sigma_u, sigma_v)
-    return value, tangent
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _joint_quadrature(f, g, c, sigma_u, sigma_v):
-    # u = sigma_u z and, given z, v = sigma_v (c z + s y): the kinks of g lie at known y on every line
-    s = jnp.sqrt(jnp.maximum((1 - c) * (1 + c), 1e-24))
-    outer, outer_weights = _nodes(_outer_edges(f.kinks, g.kinks, c, s, sigma_u, sigma_v), flat=False)
-    scale = (sigma_v * s)[..., None]
-
-    def add_panel(total, panel):
-        z, weights = panel
-        mean = (sigma_v * c)[..., None] * z
-        y, inner_weights = _nodes(_edges(g.kinks, mean, jnp.broadcast_to(scale, mean.shape)))
-        smoothed = jnp.sum(inner_weights * g(mean[..., None] + scale[..., None] * y), axis=-1)
-        return total + jnp.sum(weights * f(sigma_u[..., None] * z) * smoothed, axis=-1), None
-
-    # One outer panel at a time keeps the memory of a large grid at panel x nodes per point
-    panels = jax.tree.map(lambda a: jnp.moveaxis(a, -2, 0), (outer, outer_weights))
-    return jax.lax.scan(add_panel, jnp.zeros_like(c), panels)[0]
-
-
-def _outer_edges(f_kinks, g_kinks, c, s, sigma_u, sigma_v):
-    """Edges in z for E[f(sigma_u z) G(z)], where G is g seen through a Gaussian of width s / |c|."""
-    zero = jnp.zeros_like(c)
-    edges = _edges(f_kinks, zero, sigma_u, jnp.maximum(sigma_u, sigma_v * jnp.abs(c)))
-    if not g_kinks:
-        return edges
-    # Around a kink of g, G bends over |z - k / (sigma_v c)| < 9 s / |c|. At small |c| it is nearly constant.
-    c = jnp.where(jnp.abs(c) < 0.01, 0.01, c)
-    blur = jnp.asarray([-9.0, -5.0, -2.5, 0.0, 2.5, 5.0, 9.0], c.dtype) * (s / jnp.abs(c))[..., None]
-    bends = [k / (jnp.maximum(sigma_v, 1e-18) * c)[..., None] + blur for k in g_kinks]
-    bends = jax.lax.stop_gradient(jnp.clip(jnp.concatenate(bends, axis=-1), -_REACH, _REACH))
-    return jnp.sort(jnp.concatenate([edges, bends], axis=-1), axis=-1)
-
-
-def _edges(kinks, mean, scale, resolution=None):
-    """Cut the line into panels for f(mean + scale z): ends, ascending, shape (*mean.shape, panels + 1).
-
-    They include the place of every kink and of zero, and are graded away from these.
-    """
-    resolution = jax.lax.stop_gradient(scale if resolution is None else resolution)
-    centres = sorted({0.0, *map(float, kinks)})
-    # Farther away than this, grading no longer shows, and float32 would lose the differences
-    places = [jnp.clip((k - mean) / jnp.maximum(scale, 1e-18), -2 * _REACH, 2 * _REACH) for k in centres]
-    first = _FIRST / jnp.maximum(resolution, _FIRST / _LONGEST)
-    reach = jnp.full_like(places[0], _REACH)
-    ends = [-reach, *[(a + b) / 2 for a, b in itertools.pairwise(places)], reach]
-    pieces = []
-    for place, left, right in zip(places, ends, ends[1:], strict=False):
-        kink = jnp.clip(place, -_REACH, _REACH)
-        place = jax.lax.stop_gradient(place)
-        for end, side in ((left, -1), (right, 1)):
-            end = jax.lax.stop_gradient(jnp.clip(end, -_REACH, _REACH))
-            inner = _graded(place, jax.lax.stop_gradient(kink), end, first)
-            pieces.append(inner[..., ::-1] if side < 0 else inner)
-            if side < 0:
-                pieces.append(kink[..., None])
-    return jnp.concatenate(pieces, axis=-1)
-
-
-def _graded(centre, start, end, first):
-    """Edges from ``start`` (left out) to ``end``, of panels of length min(longest, first + growth distance).
-
-    J(d) = integral of dx / min(W, a + r x) counts panels up to distance d; edges are equidistant in J.
-    """
-    centre, start, end, first = (x[..., None] for x in (centre, start, end, first))
-    bend = (_LONGEST - first) / _GROWTH
-    count_bend = jnp.log(_LONGEST / first) / _GROWTH
-
-    def count(d):
-        near = jnp.log1p(_GROWTH * jnp.minimum(d, bend) / first) / _GROWTH
-        return near + jnp.maximum(d - bend, 0) / _LONGEST
-
-    def distance(j):
-        near = jnp.expm1(_GROWTH * jnp.minimum(j, count_bend)) * first / _GROWTH
-        return near + jnp.maximum(j - count_bend, 0) * _LONGEST
-
-    low, high = count(jnp.abs(start - centre)), count(jnp.abs(end - centre))
-    steps = jnp.asarray(np.arange(1, _PANELS + 1) / _PANELS, centre.dtype)
-    edges = centre + jnp.sign(end - start) * distance(low + (high - low) * steps)
-    return jnp.concatenate([edges[..., :-1], end], axis=-1)
-
-
-@functools.cache
-def legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1].
-
-    Examples
-    --------
-    >>> nodes, weights = legendre(2)
-    >>> bool(np.isclose(np.sum(weights * nodes**3), 1 / 4))
-    True
-    """
-    t, weights = np.polynomial.legendre.leggauss(n)
-    return (t + 1) / 2, weights / 2
-
-
-def _nodes(edges: jax.Array, flat: bool = True) -> tuple[jax.Array, jax.Array]:
-    """Nodes z and weights times unit Gaussian density, (*batch, panels * n) or (*batch, panels, n)."""
-    t, weights = legendre(16 if edges.dtype == jnp.float64 else 14)
-    low, length = edges[..., :-1, None], jnp.diff(edges, axis=-1)[..., None]
-    z = low + length * t.astype(edges.dtype)
-    density = jnp.exp(-(z**2) / 2) / np.sqrt(2 * np.pi).astype(edges.dtype)
-    weights = length * weights.astype(edges.dtype) * density
-    if flat:
-        return z.reshape(*z.shape[:-2], -1), weights.reshape(*z.shape[:-2], -1)
-    return z, weights
-
-
-def floats(*values: ArrayLike) -> tuple[list[jax.Array], jnp.dtype]:
+def floats(*values: ArrayLike) -> tuple[list[jax.Array], np.dtype[Any]]:
     """Convert to arrays of one dtype to compute in, and tell the dtype that results are to have.
 
     Examples
@@ -369,3 +198,56 @@ def floats(*values: ArrayLike) -> tuple[list[jax.Array], jnp.dtype]:
     typed = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
     dtype = jnp.result_type(*typed) if typed else jnp.result_type(float)
     return [x.astype(check.accumulator(dtype)) for x in arrays], dtype
+
+
+@compiled(static=1)
+def _expectation(f: Activation, sigma: jax.Array) -> jax.Array:
+    z, weights = quadrature.line(f.kinks, jnp.zeros_like(sigma), sigma)
+    return jnp.sum(weights * f(sigma[..., None] * z), axis=-1)
+
+
+@compiled(static=2)
+def _joint_quadrature(
+    f: Activation, g: Activation, c: jax.Array, sigma_u: jax.Array, sigma_v: jax.Array
+) -> jax.Array:
+    # u = sigma_u z and, given z, v = sigma_v (c z + s y): the kinks of g lie at known y on every line
+    s = jnp.sqrt(jnp.maximum((1 - c) * (1 + c), 1e-24))
+    outer = quadrature.nodes(quadrature.smoothed_edges(f.kinks, g.kinks, c, s, sigma_u, sigma_v))
+    scale = (sigma_v * s)[..., None]
+
+    def add_panel(total: jax.Array, panel: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        z, weights = panel
+        mean = (sigma_v * c)[..., None] * z
+        y, inner_weights = quadrature.line(g.kinks, mean, jnp.broadcast_to(scale, mean.shape))
+        smoothed = jnp.sum(inner_weights * g(mean[..., None] + scale[..., None] * y), axis=-1)
+        return total + jnp.sum(weights * f(sigma_u[..., None] * z) * smoothed, axis=-1), None
+
+    # One outer panel at a time keeps the memory of a large grid at panel x nodes per point
+    z, weights = (jnp.moveaxis(x, -2, 0) for x in outer)
+    return jax.lax.scan(add_panel, jnp.zeros_like(c), (z, weights))[0]
+
+
+_joint = jax.custom_jvp(_joint_quadrature, nondiff_argnums=(0, 1))
+
+
+@functools.partial(_joint.defjvp, symbolic_zeros=True)
+def _joint_jvp(
+    f: Activation, g: Activation, primals: tuple[jax.Array, ...], tangents: tuple[Any, ...]
+) -> tuple[jax.Array, jax.Array]:
+    c, sigma_u, sigma_v = primals
+    dc, du, dv = (None if isinstance(t, jax.custom_derivatives.SymbolicZero) else t for t in tangents)
+    value = _joint_quadrature(f, g, c, sigma_u, sigma_v)
+    zero = tangent = jnp.zeros_like(value)
+    if du is not None or dv is not None:
+
+        def of_scales(sigma_u: jax.Array, sigma_v: jax.Array) -> jax.Array:
+            return _joint_quadrature(f, g, c, sigma_u, sigma_v)
+
+        moved = zero if du is None else du, zero if dv is None else dv
+        _, tangent = jax.jvp(of_scales, (sigma_u, sigma_v), moved)
+    if dc is not None:
+        # Derivatives jump at kinks, where Price's theorem for the next order has delta functions: from there
+        # on differentiate the quadrature, whose panels move with the kinks
+        of_slopes = _joint_quadrature if f.kinks or g.kinks else _joint
+        tangent += dc * sigma_u * sigma_v * of_slopes(derivative(f), derivative(g), c, sigma_u, sigma_v)
+    return value, tangent

@@ -1,0 +1,139 @@
+"""Where the variance map stands still, and where chi_1 = 1 besides: roots on a grid in log q.
+
+The Gaussian moments on the grid do not depend on the scales, so that a whole phase diagram shares them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from biasjax import _text, meanfield
+from biasjax._theory import roots
+from biasjax._theory.compiling import compiled
+from biasjax.activations import Activation
+
+# Variance that stands for the limit zero, whose square stays finite in float32
+Q_ZERO = 1e-30
+# How far from its limit 1 a ratio may still be at the ends of the range, for phi that tends to a line slowly
+LIMIT_TOLERANCE = 1e-3
+
+
+class FixedPoints(NamedTuple):
+    """All fixed points of the variance map, in ascending order along the last axis.
+
+    Attributes
+    ----------
+    q
+        Variances, shape ``(..., slots)``; unused slots are infinite.
+    slope
+        V'(q); 0 in unused slots.
+    stable
+        ``|slope| < 1``.
+    count
+        Number of fixed points found, shape ``(...)``.
+    neutral
+        Every q is a fixed point (ReLU at sigma_w^2 = 2 without bias); ``count`` is then 0.
+    """
+
+    q: jax.Array
+    slope: jax.Array
+    stable: jax.Array
+    count: jax.Array
+    neutral: jax.Array
+
+    def __repr__(self) -> str:
+        return _text.brief(self)
+
+
+class CriticalLine(NamedTuple):
+    """Scales at which chi_1 = 1 at a fixed point, stable ones first along the last axis.
+
+    Attributes
+    ----------
+    sigma_w
+        Weight scale, shape ``(..., slots)``; infinite in unused slots.
+    q
+        Variance at that fixed point; infinite in unused slots.
+    slope, stable
+        V'(q), and whether the variance is attracted to q at all: ``|slope| < 1``.
+    count
+        Number of critical points found, shape ``(...)``.
+    neutral
+        Every q is a critical fixed point (ReLU, linear, without bias); the one at q = 1 is reported.
+    """
+
+    sigma_w: jax.Array
+    q: jax.Array
+    slope: jax.Array
+    stable: jax.Array
+    count: jax.Array
+    neutral: jax.Array
+
+    def __repr__(self) -> str:
+        return _text.brief(self)
+
+
+@compiled(static=2)
+def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.Array) -> FixedPoints:
+    """Zero where it is a fixed point, and the roots of V(q)/q - 1."""
+    # It is sigma_w^2 m(log q) + sigma_b^2/q - 1 and has the slope V'(q) - 1 at a root
+    growth = growth_of(act)
+    t, slope, count, neutral = roots.find(growth, sigma_w**2, sigma_b**2, slots)
+    q = jnp.exp(t)
+    at_zero = (sigma_b == 0) & (act(jnp.zeros_like(sigma_b)) == 0) & ~neutral
+    zero_slope = sigma_w**2 * growth(jnp.full_like(sigma_w, math.log(Q_ZERO)))
+    q = jnp.concatenate([jnp.where(at_zero, 0.0, jnp.inf)[..., None], q], axis=-1)
+    slope = jnp.concatenate([(zero_slope - 1)[..., None], slope], axis=-1)
+    count = count + at_zero.astype(count.dtype)
+    order = jnp.argsort(q, axis=-1)[..., :slots]
+    q, slope = (jnp.take_along_axis(x, order, axis=-1) for x in (q, slope))
+    slope = jnp.where(jnp.isfinite(q), 1 + slope, 0.0)
+    return FixedPoints(q, slope, jnp.isfinite(q) & (jnp.abs(slope) < 1), count, neutral)
+
+
+@compiled(static=2)
+def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLine:
+    """Zero where phi is a line there, and the roots of V(q)/q - 1 at sigma_w^2 = 1 / E[phi'^2]."""
+    # V(q)/q - 1 reads E[phi^2] / (q E[phi'^2]) + sigma_b^2/q - 1
+    growth = growth_of(act)
+
+    def ratio(t: jax.Array) -> jax.Array:
+        return growth(t) / meanfield.slope_moment(act, jnp.exp(t))
+
+    t, _, count, neutral = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
+    t = t.at[..., 0].set(jnp.where(neutral, 0.0, t[..., 0]))
+    # phi(u) ~ u near zero is critical there, phi(u) ~ u^3 is not
+    limit = ratio(jnp.full_like(sigma_b, math.log(Q_ZERO)))
+    at_zero = (sigma_b == 0) & (jnp.abs(limit - 1) < LIMIT_TOLERANCE) & ~neutral
+    t = jnp.concatenate([jnp.where(at_zero, math.log(Q_ZERO), jnp.inf)[..., None], t], axis=-1)
+    count = count + at_zero.astype(count.dtype)
+    used = jnp.isfinite(t)
+    t = jnp.where(used, t, 0.0)
+    sigma_w = 1 / jnp.sqrt(meanfield.slope_moment(act, jnp.exp(t)))
+    slope = jnp.where(used, sigma_w**2 * slope_of(act, t), 0.0)
+    stable = used & (jnp.abs(slope) < 1)
+    q = jnp.where(used, jnp.where(t > math.log(Q_ZERO) + 1, jnp.exp(t), 0.0), jnp.inf)
+    sigma_w = jnp.where(used, sigma_w, jnp.inf)
+    order = jnp.lexsort((q, ~stable), axis=-1)[..., :slots]
+    sigma_w, q, slope, stable = (jnp.take_along_axis(x, order, axis=-1) for x in (sigma_w, q, slope, stable))
+    return CriticalLine(sigma_w, q, slope, stable, count + neutral.astype(count.dtype), neutral)
+
+
+def growth_of(act: Activation) -> Callable[[jax.Array], jax.Array]:
+    """E[phi(u)^2] / q as a function of log q."""
+
+    def growth(t: jax.Array) -> jax.Array:
+        return meanfield.second_moment(act, jnp.exp(t)) * jnp.exp(-t)
+
+    return growth
+
+
+def slope_of(act: Activation, t: jax.Array) -> jax.Array:
+    """Slope of E[phi(u)^2] at q = exp(t): V'(q) over sigma_w^2."""
+    growth, change = roots.with_slope(growth_of(act), t)
+    return growth + change
