@@ -1,5 +1,6 @@
 import errno
 import sys
+from typing import Literal
 
 import chex
 import jax
@@ -190,7 +191,7 @@ def _draw(key, *, x):
     return {"y": x * jax.random.normal(key, (3,))}
 
 
-def _run(path, fn=_draw, chunk_size=2):
+def _run(path, fn=_draw, chunk_size: int | Literal["auto"] = 2):
     return sweep.run(fn, {"seed": [0, 1], "x": [1.0, 2.0, 3.0, 4.0]}, store=path, chunk_size=chunk_size)
 
 

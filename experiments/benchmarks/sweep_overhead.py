@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import biasjax as bj
+from biasjax._sweep import grid
 
 AXES = {
     "seed": np.arange(10),
