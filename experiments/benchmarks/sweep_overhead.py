@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import biasjax as bj
-from biasjax._sweep import grid
 
 AXES = {
     "seed": np.arange(10),
