@@ -1,4 +1,5 @@
 import errno
+import resource
 import sys
 from typing import Literal
 
@@ -215,6 +216,13 @@ def test_a_store_that_cannot_be_written_is_found_before_anything_is_traced(tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file/store: expected a folder that can be written to"):
         _run(tmp_path / "file" / "store", never)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))  # as a full disk
+    try:
+        with pytest.raises(OSError, match=r"store: expected a folder .*, got .* Make room"):
+            _run(tmp_path / "store", never)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match="pip install h5py"):
         _run(tmp_path / "store", never)
