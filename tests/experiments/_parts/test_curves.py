@@ -21,10 +21,12 @@ def test_theory_is_labelled_and_in_float64():
     def one(name):
         return {"q": jnp.full((2, 3), {"relu": 1.0, "tanh": 2.0}[name]), "chi": jnp.ones(2)}
 
-    coords = {"activation": ["relu", "tanh"], "sigma_b": [0.0, 0.5, 1.0]}
+    coords = {"activation": ["relu", "tanh"], "sigma_b": np.array([0.0, 0.1, 0.5], np.float32)}
     found = curves.theory(one, ("activation", "layer", "sigma_b"), coords, "some_")
     assert found.some_q_theory.dtype == np.float64
     assert found.some_q_theory.sel(activation="tanh", sigma_b=0.5).values.tolist() == [2.0, 2.0]
+    # Those of a sweep, or merging with it would tell its 0.1 from another
+    assert found.sigma_b.dtype == np.float32
     assert found.some_chi_theory.dims == ("activation", "layer")
 
 
