@@ -102,7 +102,7 @@ def _linearize(
 ) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], jax.Array]:
     """Return the linear map from cotangents of the output to those of the input, and the log of its unit."""
     settings = layerwise.setting(net, epsilon)
-    first, rest = layerwise.prepare(key, net, scales, x.dtype)
+    first, rest, x = layerwise.prepare(settings, key, scales, x)
     _, signal, kept = layerwise.forward(settings, first, rest, x, keep=True)
 
     def pull(cotangent: jax.Array, units: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

@@ -158,7 +158,7 @@ def propagate(
     """
     x = layerwise.check_input(network, x)
     settings = layerwise.setting(network, epsilon)
-    first, rest = layerwise.prepare(key, network, scales, x.dtype)
+    first, rest, x = layerwise.prepare(settings, key, scales, x)
     reports, signal, kept = layerwise.forward(settings, first, rest, x, statistics.statistics, keep=backward)
     moments, events = reports
     if settings.own_unit:
@@ -201,7 +201,7 @@ def features(
     """
     x = layerwise.check_input(network, x)
     settings = layerwise.setting(network, epsilon, own_unit=False)
-    first, rest = layerwise.prepare(key, network, scales, x.dtype)
+    first, rest, x = layerwise.prepare(settings, key, scales, x)
     found, _, _ = layerwise.forward(settings, first, rest, x, _features, keep=False)
     return found
 

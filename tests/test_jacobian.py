@@ -9,6 +9,7 @@ from biasjax import jacobian, network
 from biasjax.network import Network, Scales
 
 KEY = jax.random.key(0)
+singular_values = jax.jit(jacobian.singular_values, static_argnums=1, static_argnames="steps")
 
 
 def _net(order, **options):
@@ -28,11 +29,11 @@ def test_jacobian(x64, order, residual):
     net, scales = _net(order, residual=residual), Scales(1.5, 0.4, 0.1)
     x = _inputs(net, batch=2 + 2 * ("bn" in order))
     params, state = network.init(KEY, net, scales, dtype=x.dtype)
-    whole = jax.jacobian(lambda x: network.apply(net, params, state, x, train=True)[0])(x)
+    whole = jax.jit(jax.jacobian(lambda x: network.apply(net, params, state, x, train=True)[0]))(x)
     want = np.linalg.svd(whole.reshape(x.size, x.size), compute_uv=False)
-    got = np.exp(jacobian.singular_values(KEY, net, scales, x))
+    got = np.exp(singular_values(KEY, net, scales, x))
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12 * want[0])
-    extremes = np.exp(jacobian.singular_values(KEY, net, scales, x, steps=x.size))
+    extremes = np.exp(singular_values(KEY, net, scales, x, steps=x.size))
     np.testing.assert_allclose(extremes, want[[0, -1]], rtol=1e-9, atol=1e-9 * want[0])
 
 
@@ -42,13 +43,13 @@ def test_orthogonal_networks_are_isometries(order):
     net = _net(order, kernel_init=kernel)
     x = _inputs(net, batch=1)
     for steps in (None, 5):
-        logs = jacobian.singular_values(KEY, net, Scales(), x, steps=steps)
+        logs = singular_values(KEY, net, Scales(), x, steps=steps)
         np.testing.assert_allclose(logs, 0, atol=1e-5)
 
 
 def test_jacobian_of_a_deep_net_leaves_float32():
     net = Network(inputs=8, width=8, depth=300, order="dense-leaky_relu", linear_bias=False)
     x, growth = jnp.ones((1, 8)), 10.0
-    logs = [jacobian.singular_values(KEY, net, Scales(s), x) for s in (1.5, growth * 1.5)]
+    logs = [singular_values(KEY, net, Scales(s), x) for s in (1.5, growth * 1.5)]
     assert logs[1][0] > 600
     np.testing.assert_allclose(logs[1][0] - logs[0][0], 300 * np.log(growth), rtol=1e-5)

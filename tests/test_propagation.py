@@ -1,6 +1,7 @@
 """Measured propagation against plain loops, against mean-field theory, and against the notebook's numbers."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from biasjax.propagation import propagate
 
 ORDERS = [
     "dense",
-    "dense-relu",
     "tanh-dense",
     "dense-bn-relu",
     "dense-relu-bn",
@@ -24,12 +24,12 @@ ORDERS = [
     "ln-dense-gelu",
     "dense-rms-silu",
     "dense-gn-leaky_relu",
-    "conv",
     "conv-bn-relu",
     "relu-conv",
     "relu-in-conv",
 ]
-run = jax.jit(propagate, static_argnums=1, static_argnames="backward")
+run: Any = jax.jit(propagate, static_argnums=1, static_argnames="backward")
+features = jax.jit(propagation.features, static_argnums=1)
 KEY = jax.random.key(0)
 
 
@@ -98,8 +98,13 @@ def test_agrees_with_a_loop(x64, order, residual):
     x = _inputs(net)
     loop = Loop(net, scales, x)
     probes = [jnp.zeros((*x.shape[:-1], net.width))] * net.depth
-    out, pull, (seen, pres) = jax.vjp(loop, loop.params, probes, has_aux=True)
-    grads, grad_features = pull(layerwise.direction(KEY, out))
+
+    @jax.jit
+    def truth(params, probes):
+        out, pull, kept = jax.vjp(loop, params, probes, has_aux=True)
+        return kept, pull(layerwise.direction(KEY, out))
+
+    (seen, pres), (grads, grad_features) = truth(loop.params, probes)
     got = run(KEY, net, scales, x)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9)
     close(got.mean, [h.mean() for h in seen], atol=1e-12)
@@ -128,14 +133,20 @@ SEEDS = 100
 NOTEBOOK = Network(inputs=784, width=50, depth=100, order="dense")
 
 
-@functools.cache
-def _notebook_runs(xavier, sigma_b, dtype, seeds=SEEDS):
+@functools.partial(jax.jit, static_argnames="dtype")
+def _notebook_networks(scales, dtype):
     def one(seed):
         key, x_key = jax.random.split(jax.random.key(seed))
-        x = jax.random.normal(x_key, (2, 784), dtype)
-        return propagate(key, NOTEBOOK, Scales(_notebook(xavier=xavier), sigma_b), x)
+        return propagate(key, NOTEBOOK, scales, jax.random.normal(x_key, (2, 784), dtype))
 
-    return jax.tree.map(np.asarray, jax.jit(lambda: jax.lax.map(one, jnp.arange(seeds), batch_size=20))())
+    return jax.lax.map(one, jnp.arange(SEEDS), batch_size=20)
+
+
+@functools.cache
+def _notebook_runs(xavier, sigma_b, dtype) -> Any:
+    """All of them are one compiled program for each dtype."""
+    scales = Scales(_notebook(xavier=xavier), jnp.asarray(sigma_b, dtype))
+    return jax.tree.map(np.asarray, _notebook_networks(scales, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -179,7 +190,7 @@ def test_notebook_without_bias(dtype):
 
 @pytest.mark.parametrize("sigma_b", [0.0, 1.0])
 def test_notebook_overflow(sigma_b):
-    deep = _notebook_runs(False, sigma_b, "float32", seeds=40)
+    deep = _notebook_runs(False, sigma_b, "float32")
     # log std scatters by sqrt(44 · 2/50)/2 = 0.66 over seeds, 0.34 layers: a few in a hundred fall outside
     assert np.isin(deep.overflow_layer, (44, 45)).mean() > 0.9
     assert (abs(deep.overflow_layer - 44.5) <= 4 * 0.34 + 0.5).all()
@@ -194,14 +205,14 @@ def test_notebook_overflow(sigma_b):
 def test_notebook_naive_std_overflows_twenty_layers_early():
     for seed in range(5):
         x = jax.random.normal(jax.random.key(seed + 100), (1, 784))
-        values = propagation.features(jax.random.key(seed), NOTEBOOK, Scales(_notebook(xavier=False)), x)
+        values = features(jax.random.key(seed), NOTEBOOK, Scales(_notebook(xavier=False)), x)
         naive = jnp.sqrt(jnp.mean(jnp.square(values - values.mean((1, 2), keepdims=True)), (1, 2)))
         assert 20 <= int(jnp.argmax(jnp.isinf(naive))) + 1 <= 22
         assert 44 <= int(jnp.argmax(jnp.isinf(values).any((1, 2)))) + 1 <= 45
 
 
 def test_notebook_fits_into_float64(x64):
-    deep = _notebook_runs(False, 0.0, "float64", seeds=4)
+    deep = _notebook_runs(False, 0.0, "float64")
     assert set(deep.status) == {propagation.FINITE}
     np.testing.assert_allclose(deep.log_std, np.log(deep.std), rtol=1e-9)
 
@@ -225,14 +236,15 @@ def test_one_example_has_no_correlation_and_no_bias_no_gradient():
 
 
 def test_dead_units():
+    dead = lambda *args: run(*args, backward=False).dead  # noqa: E731
     net = Network(inputs=64, width=64, depth=3, order="dense-relu")
     x = jax.random.normal(KEY, (1, 64))
-    half = run(KEY, net, Scales(), x).dead
+    half = dead(KEY, net, Scales(), x)
     assert (abs(half - 0.5) < 4 * 0.5 / 8).all()
-    assert (run(KEY, net, Scales(bias_mean=-50.0), x).dead == 1).all()
-    assert run(KEY, net, Scales(bias_mean=50.0), x).dead[0] == 0
-    values = propagation.features(KEY, net, Scales(1.0, 0.5), x)
-    np.testing.assert_allclose(run(KEY, net, Scales(1.0, 0.5), x).dead, (values == 0).mean((1, 2)), atol=1e-6)
+    assert (dead(KEY, net, Scales(bias_mean=-50.0), x) == 1).all()
+    assert dead(KEY, net, Scales(bias_mean=50.0), x)[0] == 0
+    values = features(KEY, net, Scales(1.0, 0.5), x)
+    np.testing.assert_allclose(dead(KEY, net, Scales(1.0, 0.5), x), (values == 0).mean((1, 2)), atol=1e-6)
 
 
 def test_features_are_those_of_the_network():
@@ -240,7 +252,7 @@ def test_features_are_those_of_the_network():
     x, scales = _inputs(net, 5), Scales(1.3, 0.2)
     params, state = network.init(KEY, net, scales)
     out, _ = network.apply(net, params, state, x, train=True)
-    np.testing.assert_allclose(propagation.features(KEY, net, scales, x)[-1], out, atol=1e-5)
+    np.testing.assert_allclose(features(KEY, net, scales, x)[-1], out, atol=1e-5)
 
 
 def test_correlation_of_zero_vectors_is_zero():
@@ -269,8 +281,8 @@ def test_activation_with_a_custom_vjp():
 
     cube.defvjp(lambda x: (x**3, x), lambda x, g: (3 * x**2 * g,))
     x = jax.random.normal(KEY, (2, 6))
-    own = propagate(KEY, _net("dense-act", activation=cube), Scales(0.5), x)
-    plain = propagate(KEY, _net("dense-act", activation=lambda x: x**3), Scales(0.5), x)
+    own = run(KEY, _net("dense-act", activation=cube), Scales(0.5), x)
+    plain = run(KEY, _net("dense-act", activation=lambda x: x**3), Scales(0.5), x)
     np.testing.assert_allclose(own.log_grad_features, plain.log_grad_features, rtol=1e-4)
 
 
@@ -279,7 +291,7 @@ def test_dtypes(dtype):
     for order in ("dense-relu",) if dtype == jnp.float16 else ("dense-ln-gelu",):
         x = jax.random.normal(KEY, (2, 6)).astype(dtype)
         got = run(KEY, _net(order), Scales(1.2, 0.1), x)
-        assert propagation.features(KEY, _net(order), Scales(), x).dtype == dtype
+        assert features(KEY, _net(order), Scales(), x).dtype == dtype
         floating = [leaf for leaf in got if jnp.issubdtype(leaf.dtype, jnp.floating)]
         assert {leaf.dtype for leaf in floating} == {jnp.dtype(jnp.float32)}
         assert all(np.isfinite(leaf).all() for leaf in floating)
@@ -300,16 +312,20 @@ def test_diverging_is_data():
 WIDTH, NETWORKS = 256, 16
 
 
-def _measure(net, scales, batch=2, **options):
-    """Mean over networks of log q and so on; the first layer's q is sigma_w² + sigma_b²."""
-
+@functools.partial(jax.jit, static_argnames=("net", "batch"))
+def _networks(net, scales, batch, options):
     def one(seed):
         key, x_key = jax.random.split(jax.random.key(seed))
         x = jax.random.normal(x_key, (batch, net.inputs))
         x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))
         return propagate(key, net, scales, x, **options)
 
-    return jax.tree.map(np.asarray, jax.jit(lambda: jax.lax.map(one, jnp.arange(NETWORKS)))())
+    return jax.lax.map(one, jnp.arange(NETWORKS))
+
+
+def _measure(net, scales, batch=2, **options) -> Any:
+    """Measures of several networks; the first layer's q is sigma_w² + sigma_b²."""
+    return jax.tree.map(np.asarray, _networks(net, scales, batch, options))
 
 
 @pytest.mark.parametrize(
@@ -418,7 +434,8 @@ def test_scale_axes_share_the_base_kernel():
 
     grid = jax.vmap(jax.vmap(point, (None, 0)), (0, None))
     args = jnp.linspace(0.5, 2, 5), jnp.linspace(0, 1, 7)
-    compiled = jax.jit(grid).lower(*args).compile().as_text()
+    program = jax.jit(grid).lower(*args).compile()
+    compiled = program.as_text() or ""
     jaxpr = str(jax.make_jaxpr(grid)(*args))
     for text, several in ((jaxpr, "5,7,24,24"), (compiled, "[5,7,24,24]"), (compiled, "[35,24,24]")):
         assert several not in text
@@ -426,9 +443,28 @@ def test_scale_axes_share_the_base_kernel():
     assert jaxpr.count("dot_general") > 2
     # Forward: all points in one product, (points x batch, n) by (n, n)
     assert any(f"[{shape},24]" in compiled for shape in ("70", "5,7,2", "7,5,2", "5,2,7"))
-    one = point(args[0][3], args[1][2])
-    many = jax.tree.map(lambda leaf: leaf[3, 2], jax.jit(grid)(*args))
+    one = run(KEY, net, Scales(args[0][3], args[1][2]), jnp.ones((2, 24)))
+    many = jax.tree.map(lambda leaf: leaf[3, 2], program(*args))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), many, one)
+
+
+@pytest.mark.parametrize(("order", "residual"), [("dense-relu", False), ("bn-relu-dense", True)])
+def test_grids_can_be_spread_over_devices(order, residual):
+    net = _net(order, residual=residual)
+    x, sigmas = _inputs(net), jnp.array([1.0, 1.5])
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    # The key is the same on all devices, as on an axis of scales
+    point = jax.vmap(lambda sigma: propagate(KEY, net, Scales(sigma, 0.1), x))
+    spread = jax.shard_map(point, mesh=mesh, in_specs=jax.P("device"), out_specs=jax.P("device"))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, jax.jit(spread)(sigmas), jax.jit(point)(sigmas))
+
+
+def test_many_networks_are_shown_in_short():
+    one = run(KEY, _net("dense-ln-tanh"), Scales(), jnp.ones((2, 6)), backward=False)
+    many = jax.tree.map(lambda leaf: jnp.zeros((9, *leaf.shape), leaf.dtype), one)
+    assert repr(many).startswith("Propagation(mean=float32[9,4], std=float32[9,4], ")
+    assert len(repr(many)) < 400
 
 
 # Bad input

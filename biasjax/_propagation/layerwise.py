@@ -95,12 +95,19 @@ def direction(key: jax.Array, features: jax.Array) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(key, 2**31), features.shape, features.dtype)  # no layer's key
 
 
-def prepare(key: jax.Array, net: Network, scales: Scales, dtype: DTypeLike) -> tuple[Layer, Layer]:
-    """Make the base draws of `network.draw` and check the scales; first layer, and the others stacked."""
-    each = scales.each_layer(net.depth, dtype)
-    params, _ = network.draw(key, dataclasses.replace(net, outputs=None), dtype=dtype)
+def prepare(
+    settings: Setting, key: jax.Array, scales: Scales, x: jax.Array
+) -> tuple[Layer, Layer, jax.Array]:
+    """Make the base draws of `network.draw`, of the first layer and of the others stacked, and the input.
+
+    Under `jax.shard_map` all of them vary as soon as one does, or a cotangent would be summed over devices.
+    """
+    net = settings.network
+    each = scales.each_layer(net.depth, x.dtype)
+    params, _ = network.draw(key, dataclasses.replace(net, outputs=None), dtype=x.dtype)
     first, rest = jax.tree.map(lambda s: s[0], each), jax.tree.map(lambda s: s[1:], each)
-    return Layer(*params.stem.linear, first), Layer(*params.body.linear, rest)
+    made = Layer(*params.stem.linear, first), Layer(*params.body.linear, rest), x
+    return vary_like(made, settings.epsilon)
 
 
 def setting(net: Network, epsilon: ArrayLike, own_unit: bool | None = None) -> Setting:

@@ -25,7 +25,7 @@ def test_own_unit_agrees_with_plain_arithmetic(x64, order, sigma_b):
         found = []
         for own in (True, False):
             settings = layerwise.setting(net, 1e-5, own_unit=own)
-            layers = layerwise.prepare(KEY, net, scales, x.dtype)
+            *layers, x = layerwise.prepare(settings, KEY, scales, x)
             (moments, _), _, kept = layerwise.forward(settings, *layers, x, statistics.statistics, keep=True)
             report = functools.partial(statistics.gradients, settings)
             found.append((moments, layerwise.backward(settings, *layers, kept, jnp.ones((2, 8)), report)[0]))
