@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from biasjax import activations, check
 from biasjax._theory import quadrature
+from biasjax._theory.arguments import floats
 from biasjax._theory.compiling import compiled
 from biasjax._theory.quadrature import legendre
 from biasjax.activations import Activation
@@ -33,7 +34,6 @@ __all__ = [
     "Function",
     "derivative",
     "expectation",
-    "floats",
     "hermite_coefficients",
     "joint_expectation",
     "legendre",
@@ -182,22 +182,6 @@ def _hermite_table(degree: int) -> tuple[NDArray[np.float64], NDArray[np.float64
     weights = np.full_like(z, _HERMITE_STEP)
     weights[0] /= 2
     return z, np.stack(rows[:degree]) * root_density * weights
-
-
-def floats(*values: ArrayLike) -> tuple[list[jax.Array], np.dtype[Any]]:
-    """Convert to arrays of one dtype to compute in, and tell the dtype that results are to have.
-
-    Examples
-    --------
-    >>> arrays, dtype = floats(1, jnp.ones(3, jnp.bfloat16))
-    >>> arrays[1].dtype, dtype
-    (dtype('float32'), dtype(bfloat16))
-    """
-    arrays = [jnp.asarray(value) for value in values]
-    # Python numbers, and integers, follow the dtype of the arrays beside them
-    typed = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating) and not x.weak_type]
-    dtype = jnp.result_type(*typed) if typed else jnp.result_type(float)
-    return [x.astype(check.accumulator(dtype)) for x in arrays], dtype
 
 
 @compiled(static=1)

@@ -8,7 +8,16 @@ pre-activations are Gaussian; their variance q and the correlation c of two inpu
 
 and squared gradient norms multiply per layer by chi_1 = sigma_w^2 E[phi'(u)^2]. Everything broadcasts over
 arrays of scales, and may be wrapped in `jax.jit`, `jax.vmap` and `jax.grad`. `phases` iterates these maps to
-the end, `normrates` has the rates with norms.
+the end, `normrates` has the rates with norms. Arguments mean the same everywhere:
+
+activation
+    Name, `Activation` or elementwise callable.
+q, c
+    Variance of the layer's pre-activations, and their correlation for two inputs, in [-1, 1].
+sigma_w, sigma_b
+    Scales of weights and bias.
+depth
+    Number of further layers.
 
 References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
 Hayou et al., arXiv 1902.06853.
@@ -16,37 +25,44 @@ Hayou et al., arXiv 1902.06853.
 
 from __future__ import annotations
 
+# jax leaves the devices in its functions' signatures untyped
+# pyright: reportUnknownMemberType=false
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from biasjax import activations, check, gaussian
-from biasjax.activations import Activation
+from biasjax._theory import moments
+from biasjax._theory.arguments import inputs
+
+__all__ = [
+    "backward",
+    "chi",
+    "conv_trajectory",
+    "correlation_map",
+    "fluctuations",
+    "trajectory",
+    "variance_map",
+]
 
 
-def variance_map(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, sigma_b: ArrayLike = 0.0):
-    """One layer of the variance map, sigma_w^2 E[phi(u)^2] + sigma_b^2.
+def __dir__() -> list[str]:
+    return __all__
 
-    Parameters
-    ----------
-    activation
-        Name, `Activation` or elementwise callable.
-    q
-        Pre-activation variance of the layer below.
-    sigma_w, sigma_b
-        Scales of weights and bias; shapes broadcast.
 
-    Returns
-    -------
-    jax.Array
-        Variance of the layer above.
+# Variance and correlation of one layer
+_Layer = tuple[jax.Array, jax.Array]
 
-    Raises
-    ------
-    ValueError
-        If a scale or variance is negative or the activation unknown.
+
+def variance_map(
+    activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, sigma_b: ArrayLike = 0.0
+) -> jax.Array:
+    """Variance one layer above q: sigma_w^2 E[phi(u)^2] + sigma_b^2.
 
     Examples
     --------
@@ -57,7 +73,7 @@ def variance_map(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike
     """
     act = activations.get(activation)
     (sigma_w, sigma_b, q), dtype = inputs(sigma_w, sigma_b, q=q)
-    return (sigma_w**2 * second_moment(act, q) + sigma_b**2).astype(dtype)
+    return (sigma_w**2 * moments.second_moment(act, q) + sigma_b**2).astype(dtype)
 
 
 def correlation_map(
@@ -68,29 +84,10 @@ def correlation_map(
     sigma_b: ArrayLike = 0.0,
     *,
     q_other: ArrayLike | None = None,
-):
-    """One layer of the correlation map, cov(u', v') / sqrt(V(q) V(q_other)).
+) -> jax.Array:
+    """Correlation one layer above c: cov(u', v') / sqrt(V(q) V(q_other)); 0 where a variance vanishes.
 
-    Parameters
-    ----------
-    activation
-        Name, `Activation` or elementwise callable.
-    c
-        Correlation of the two inputs' pre-activations in the layer below, in [-1, 1].
-    q, q_other
-        Their variances; ``q_other`` defaults to ``q``.
-    sigma_w, sigma_b
-        Scales of weights and bias; shapes broadcast.
-
-    Returns
-    -------
-    jax.Array
-        Correlation in the layer above; 0 where a variance vanishes.
-
-    Raises
-    ------
-    ValueError
-        If a scale or variance is negative, ``c`` outside [-1, 1] or the activation unknown.
+    ``q_other``, the variance of the second input, defaults to ``q``.
 
     Examples
     --------
@@ -98,11 +95,10 @@ def correlation_map(
     True
     """
     act = activations.get(activation)
-    check.in_range("c", c, low=-1.0, high=1.0)
     q_other = q if q_other is None else q_other
     (sigma_w, sigma_b, q, q_other, c), dtype = inputs(sigma_w, sigma_b, q=q, q_other=q_other, c=c)
     covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q), jnp.sqrt(q_other))
-    above = [sigma_w**2 * second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
+    above = [sigma_w**2 * moments.second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
     norm = jnp.sqrt(above[0]) * jnp.sqrt(above[1])
     ratio = (sigma_w**2 * covariance + sigma_b**2) / jnp.where(norm > 0, norm, 1)
     ratio = jnp.where(norm > 0, ratio, 0)
@@ -121,21 +117,7 @@ def trajectory(
 ) -> tuple[jax.Array, jax.Array]:
     """Variance and correlation of two inputs of equal norm, layer by layer.
 
-    Parameters
-    ----------
-    activation
-        Name, `Activation` or elementwise callable.
-    q, c
-        Variance and correlation of the first layer's pre-activations.
-    sigma_w, sigma_b
-        Scales of weights and bias; shapes broadcast.
-    depth
-        Number of further layers.
-
-    Returns
-    -------
-    tuple of jax.Array
-        q and c, each ``(depth + 1, ...)``, the given values first.
+    Returns q and c, each ``(depth + 1, ...)``, the given values first.
 
     Examples
     --------
@@ -145,19 +127,13 @@ def trajectory(
     >>> print(jnp.sqrt(q[jnp.array([0, 1, 2, 50])]))
     [1.41421... 1.0618... 1.035... 1.0334...]
     """
-    check.positive_int("depth", depth)
-    check.in_range("c", c, low=-1.0, high=1.0)
     act = activations.get(activation)
     (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
 
-    def layer(carry, _):
-        q, c = carry
-        above = variance_map(act, q, sigma_w, sigma_b), correlation_map(act, c, q, sigma_w, sigma_b)
-        return above, above
+    def above(q: jax.Array, c: jax.Array) -> _Layer:
+        return variance_map(act, q, sigma_w, sigma_b), correlation_map(act, c, q, sigma_w, sigma_b)
 
-    _, (qs, cs) = jax.lax.scan(layer, (q, c), length=depth)
-    qs, cs = jnp.concatenate([q[None], qs]), jnp.concatenate([c[None], cs])
-    return qs.astype(dtype), cs.astype(dtype)
+    return _iterate(above, q, c, depth, dtype)
 
 
 def conv_trajectory(
@@ -176,33 +152,17 @@ def conv_trajectory(
     A position sees the mean of its window, K'(a) = sigma_w^2 sum_j w_j E[phi phi](a + j) + sigma_b^2. What
     does not depend on the position follows the dense maps; a small deviation of wave number theta shrinks by
     chi times sum_j w_j cos(theta j) per layer, and not at all more than chi if the window is one point.
+    Returns what `trajectory` does.
 
     Parameters
     ----------
-    activation
-        Name, `Activation` or elementwise callable.
     q, c
-        Variance and correlation of the first layer's pre-activations, ``(..., positions)``; the two inputs
-        have the same variances.
-    sigma_w, sigma_b
-        Scales of weights and bias; shapes broadcast with ``q``.
+        As everywhere, ``(..., positions)``; both inputs have the same variances.
     window
         Shares of the weights' variance in the window, ``(k,)`` with odd k, sum 1: [1/3, 1/3, 1/3] for a
         Gaussian or orthogonal kernel of size 3, [0, 1, 0] for a delta-orthogonal one.
     padding
         "CIRCULAR" or "SAME" (zeros).
-    depth
-        Number of further layers.
-
-    Returns
-    -------
-    tuple of jax.Array
-        q and c, each ``(depth + 1, ..., positions)``, the given values first.
-
-    Raises
-    ------
-    ValueError
-        As `correlation_map`; if the window has an even size or the padding is unknown.
 
     Examples
     --------
@@ -218,8 +178,6 @@ def conv_trajectory(
     ----------
     Xiao et al., arXiv 1806.05393.
     """
-    check.positive_int("depth", depth)
-    check.in_range("c", c, low=-1.0, high=1.0)
     check.choice("padding", padding, ("CIRCULAR", "SAME"))
     act = activations.get(activation)
     (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
@@ -227,23 +185,12 @@ def conv_trajectory(
     if window.ndim != 1 or window.size % 2 == 0:
         check.fail("window", "an odd number of weights", window.shape, "E.g. [1 / 3, 1 / 3, 1 / 3].")
 
-    def mean(values):
-        ends = [(0, 0)] * (values.ndim - 1) + [(window.size // 2,) * 2]
-        padded = jnp.pad(values, ends, mode="wrap" if padding == "CIRCULAR" else "constant")
-        return sum(w * padded[..., j : j + values.shape[-1]] for j, w in enumerate(window))
+    def above(q: jax.Array, c: jax.Array) -> _Layer:
+        both = moments.second_moment(act, q), gaussian.joint_expectation(act, act, c, jnp.sqrt(q))
+        q, covariance = (sigma_w**2 * _mean_of_window(x, window, padding) + sigma_b**2 for x in both)
+        return q, jnp.clip(jnp.where(q > 0, covariance / jnp.where(q > 0, q, 1), 0), -1, 1)
 
-    def layer(carry, _):
-        q, c = carry
-        covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q))
-        q, covariance = (
-            sigma_w**2 * mean(moment) + sigma_b**2 for moment in (second_moment(act, q), covariance)
-        )
-        above = q, jnp.clip(jnp.where(q > 0, covariance / jnp.where(q > 0, q, 1), 0), -1, 1)
-        return above, above
-
-    _, (qs, cs) = jax.lax.scan(layer, (q, c), length=depth)
-    qs, cs = jnp.concatenate([q[None], qs]), jnp.concatenate([c[None], cs])
-    return qs.astype(dtype), cs.astype(dtype)
+    return _iterate(above, q, c, depth, dtype)
 
 
 def fluctuations(
@@ -254,28 +201,15 @@ def fluctuations(
     Given the layer below, pre-activations are Gaussian of variance K = sigma_w^2 mean(phi^2) + sigma_b^2.
     K strays from V by the scatter of that mean, and passes on what it strayed with slope V':
     var K' = V'(q)^2 var K + sigma_w^4 Var[phi(u)^2] / width. The measured mean square adds 2 q^2 / width.
+    All this for one input and independent weights, to first order in 1 / width: several inputs or positions
+    average it down, orthogonal kernels too.
 
     Parameters
     ----------
-    activation
-        Name, `Activation` or elementwise callable.
     q
         Variances of the layers, ``(depth, ...)``, as from `trajectory`; the first is that of given inputs.
-    sigma_w
-        Weight scale; broadcasts with one layer of ``q``.
     width
         Number of features of every layer.
-
-    Returns
-    -------
-    jax.Array
-        Shape of ``q``, for one input and independent weights, to first order in 1 / width. Several inputs
-        or positions average it down, orthogonal kernels too.
-
-    Raises
-    ------
-    ValueError
-        If a scale or variance is negative or the activation unknown.
 
     Examples
     --------
@@ -289,12 +223,13 @@ def fluctuations(
     Roberts, Yaida & Hanin, arXiv 2106.10165, chapter 4.
     """
     act = activations.get(activation)
+    square = moments.square(act)
     (sigma_w, _, q), dtype = inputs(sigma_w, 0.0, q=q)
 
-    def layer(variance, at):
+    def layer(variance: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         q, sigma_w = at
-        moment, slope = jax.jvp(lambda q: second_moment(act, q), (q,), (jnp.ones_like(q),))
-        scatter = gaussian.expectation(_square(_square(act)), jnp.sqrt(q)) - moment**2
+        moment, slope = jax.jvp(functools.partial(moments.second_moment, act), (q,), (jnp.ones_like(q),))
+        scatter = gaussian.expectation(moments.square(square), jnp.sqrt(q)) - moment**2
         above = sigma_w**4 * (slope**2 * variance + scatter / width)
         return above, variance + 2 * q**2 / width
 
@@ -303,27 +238,7 @@ def fluctuations(
 
 
 def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: ArrayLike = 1.0) -> jax.Array:
-    """sigma_w^2 E[phi'(u) phi'(v)]: growth of the squared gradient norm per layer at c = 1.
-
-    Parameters
-    ----------
-    activation
-        Name, `Activation` or elementwise callable.
-    q
-        Variance of u and v.
-    sigma_w
-        Weight scale.
-    c
-        Their correlation; 1 (default) gives chi_1.
-
-    Returns
-    -------
-    jax.Array
-
-    Raises
-    ------
-    ValueError
-        If a scale or variance is negative, ``c`` outside [-1, 1] or the activation unknown.
+    """sigma_w^2 E[phi'(u) phi'(v)]: growth of the squared gradient norm per layer at c = 1 (chi_1).
 
     Examples
     --------
@@ -331,15 +246,14 @@ def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: Arra
     True
     """
     act = activations.get(activation)
-    check.in_range("c", c, low=-1.0, high=1.0)
     whole = isinstance(c, (int, float)) and c == 1
     (sigma_w, _, q, c), dtype = inputs(sigma_w, 0.0, q=q, c=c)
-    moment = slope_moment(act, q) if whole else slope_covariance(act, c, q)
+    moment = moments.slope_moment(act, q) if whole else moments.slope_covariance(act, c, q)
     return (sigma_w**2 * moment).astype(dtype)
 
 
 def backward(log_growth: ArrayLike) -> jax.Array:
-    """Log of the squared gradient norm at every layer, relative to the last layer.
+    """Log of the squared gradient norm at every layer, relative to the last: ``(depth, ...)``, at last 0.
 
     Parameters
     ----------
@@ -349,11 +263,6 @@ def backward(log_growth: ArrayLike) -> jax.Array:
         pre-activations, which pass the slopes of their own layer but not of the last, and ``[1:]`` for
         gradients of activations, which pass those of the layer above. Whatever adds up along the same
         way, as variances do, can take their place.
-
-    Returns
-    -------
-    jax.Array
-        ``(depth, ...)``, 0 in the last layer.
 
     Examples
     --------
@@ -365,33 +274,26 @@ def backward(log_growth: ArrayLike) -> jax.Array:
     return jnp.pad(above, [(0, 1)] + [(0, 0)] * (above.ndim - 1))
 
 
-def inputs(sigma_w: ArrayLike, sigma_b: ArrayLike, **others: ArrayLike):
-    """Check scales and variances; return arrays of one shape to compute with, and the dtype of results."""
-    check.in_range("sigma_w", sigma_w, low=0.0)
-    check.in_range("sigma_b", sigma_b, low=0.0)
-    for name, value in others.items():
-        if name != "c":
-            check.in_range(name, value, low=0.0)
-    arrays, dtype = gaussian.floats(sigma_w, sigma_b, *others.values())
-    return jnp.broadcast_arrays(*arrays), dtype
+def _iterate(
+    above: Callable[[jax.Array, jax.Array], _Layer],
+    q: jax.Array,
+    c: jax.Array,
+    depth: int,
+    dtype: np.dtype[Any],
+) -> _Layer:
+    """Go up ``depth`` layers: q and c of all, the given first."""
+    check.positive_int("depth", depth)
+
+    def layer(below: _Layer, _: None) -> tuple[_Layer, _Layer]:
+        here = above(*below)
+        return here, here
+
+    _, (qs, cs) = jax.lax.scan(layer, (q, c), length=depth)
+    return jnp.concatenate([q[None], qs]).astype(dtype), jnp.concatenate([c[None], cs]).astype(dtype)
 
 
-@functools.lru_cache(maxsize=256)
-def _square(act: Activation) -> Activation:
-    return Activation(lambda x: act(x) ** 2, act.kinks)
-
-
-def second_moment(act: Activation, q: jax.Array) -> jax.Array:
-    """E[phi(u)^2] for u ~ N(0, q)."""
-    return gaussian.expectation(_square(act), jnp.sqrt(q))
-
-
-def slope_moment(act: Activation, q: jax.Array) -> jax.Array:
-    """E[phi'(u)^2] for u ~ N(0, q)."""
-    return gaussian.expectation(_square(gaussian.derivative(act)), jnp.sqrt(q))
-
-
-def slope_covariance(act: Activation, c: jax.Array, q: jax.Array) -> jax.Array:
-    """E[phi'(u) phi'(v)] for u, v ~ N(0, q) of correlation c."""
-    slope = gaussian.derivative(act)
-    return gaussian.joint_expectation(slope, slope, c, jnp.sqrt(q))
+def _mean_of_window(values: jax.Array, window: jax.Array, padding: str) -> jax.Array:
+    ends = [(0, 0)] * (values.ndim - 1) + [(window.size // 2,) * 2]
+    padded = jnp.pad(values, ends, mode="wrap" if padding == "CIRCULAR" else "constant")
+    shifted = (w * padded[..., j : j + values.shape[-1]] for j, w in enumerate(window))
+    return functools.reduce(jnp.add, shifted)

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from biasjax import _text, activations, check, gaussian, meanfield
-from biasjax._theory import correlation, variance
+from biasjax._theory import correlation, moments, variance
+from biasjax._theory.arguments import inputs
 from biasjax._theory.compiling import compiled
 from biasjax._theory.variance import CriticalLine, FixedPoints
 from biasjax.activations import Activation
@@ -106,7 +107,7 @@ def fixed_points(
     """
     act = activations.get(activation)
     check.positive_int("slots", slots)
-    (sigma_w, sigma_b), dtype = meanfield.inputs(sigma_w, sigma_b)
+    (sigma_w, sigma_b), dtype = inputs(sigma_w, sigma_b)
     return _cast(variance.fixed_points(act, slots, sigma_w, sigma_b), dtype)
 
 
@@ -125,7 +126,7 @@ def order_parameters(
     0.7218 1.0477 0.744 25.2 converges
     """
     act = activations.get(activation)
-    (sigma_w, sigma_b, q), dtype = meanfield.inputs(sigma_w, sigma_b, q=q)
+    (sigma_w, sigma_b, q), dtype = inputs(sigma_w, sigma_b, q=q)
     return _cast(_order_parameters(act, sigma_w, sigma_b, q), dtype)
 
 
@@ -142,7 +143,7 @@ def critical_line(activation: gaussian.Function, sigma_b: ArrayLike = 0.0, *, sl
     """
     act = activations.get(activation)
     check.positive_int("slots", slots)
-    (_, sigma_b), dtype = meanfield.inputs(1.0, sigma_b)
+    (_, sigma_b), dtype = inputs(1.0, sigma_b)
     return _cast(variance.critical_line(act, slots, sigma_b), dtype)
 
 
@@ -177,8 +178,8 @@ def _order_parameters(
     limit = status == DIVERGES
     inside = jnp.where(limit, _Q_INFINITY, jnp.maximum(q, variance.Q_ZERO))
     slope = sigma_w**2 * variance.slope_of(act, jnp.log(inside))
-    chi_1 = sigma_w**2 * meanfield.slope_moment(act, inside)
-    above = sigma_w**2 * meanfield.second_moment(act, inside) + sigma_b**2
+    chi_1 = sigma_w**2 * moments.slope_moment(act, inside)
+    above = sigma_w**2 * moments.second_moment(act, inside) + sigma_b**2
     # phi grows so fast that its moments overflow: correlations are lost at once
     wild = ~(jnp.isfinite(above) & jnp.isfinite(slope) & jnp.isfinite(chi_1))
     slope, chi_1 = (jnp.where(wild, jnp.inf, x) for x in (slope, chi_1))

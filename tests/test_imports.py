@@ -22,7 +22,10 @@ ROWS = (
     ("_files", "_jaxpr.interpret"),
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
     ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows"),
-    ("gaussian", "_roots", "linear", "norms"),
+    ("_theory.arguments", "_theory.compiling", "_theory.quadrature", "_theory.roots"),
+    ("gaussian", "linear", "norms"),
+    ("_theory.moments", "_theory.batches"),
+    ("_theory.correlation", "_theory.variance"),
     ("meanfield", "attention", "_network.architecture"),
     ("phases", "normrates", "_network.parameters"),
     ("network",),
@@ -116,7 +119,10 @@ def test_what_is_imported_is_declared(path):
 
 
 def test_theory_knows_nothing_of_what_it_is_compared_with():
-    assert _own(ROOT / "meanfield.py") <= {"gaussian", "activations", "check", "_text"}
+    theory = {name for name in RANK if name.startswith("_theory.")} | {"gaussian", "meanfield", "phases"}
+    for name in theory | {"normrates"}:
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        assert _own(path) <= theory | {"activations", "check", "_text"}, name
 
 
 @pytest.mark.parametrize("name", [name for name in biasjax.__all__ if not name.startswith("_")])

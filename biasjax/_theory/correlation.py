@@ -12,7 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from biasjax import gaussian, meanfield
+from biasjax import gaussian
+from biasjax._theory import moments
 from biasjax.activations import Activation
 
 
@@ -29,7 +30,7 @@ def fixed_point(
     def refine(q, a, b, c, slope, done):
         def exact(c: jax.Array) -> tuple[jax.Array, jax.Array]:
             value = a * gaussian.joint_expectation(act, act, c, jnp.sqrt(q)) + b
-            return value, a * q * meanfield.slope_covariance(act, c, q)
+            return value, a * q * moments.slope_covariance(act, c, q)
 
         return jax.lax.cond(done, lambda: (c, slope), lambda: _climb(exact, c, done))
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from biasjax import _text, meanfield
-from biasjax._theory import roots
+from biasjax import _text
+from biasjax._theory import moments, roots
 from biasjax._theory.compiling import compiled
 from biasjax.activations import Activation
 
@@ -103,7 +103,7 @@ def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLi
     growth = growth_of(act)
 
     def ratio(t: jax.Array) -> jax.Array:
-        return growth(t) / meanfield.slope_moment(act, jnp.exp(t))
+        return growth(t) / moments.slope_moment(act, jnp.exp(t))
 
     t, _, count, neutral = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
     t = t.at[..., 0].set(jnp.where(neutral, 0.0, t[..., 0]))
@@ -114,7 +114,7 @@ def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLi
     count = count + at_zero.astype(count.dtype)
     used = jnp.isfinite(t)
     t = jnp.where(used, t, 0.0)
-    sigma_w = 1 / jnp.sqrt(meanfield.slope_moment(act, jnp.exp(t)))
+    sigma_w = 1 / jnp.sqrt(moments.slope_moment(act, jnp.exp(t)))
     slope = jnp.where(used, sigma_w**2 * slope_of(act, t), 0.0)
     stable = used & (jnp.abs(slope) < 1)
     q = jnp.where(used, jnp.where(t > math.log(Q_ZERO) + 1, jnp.exp(t), 0.0), jnp.inf)
@@ -128,7 +128,7 @@ def growth_of(act: Activation) -> Callable[[jax.Array], jax.Array]:
     """E[phi(u)^2] / q as a function of log q."""
 
     def growth(t: jax.Array) -> jax.Array:
-        return meanfield.second_moment(act, jnp.exp(t)) * jnp.exp(-t)
+        return moments.second_moment(act, jnp.exp(t)) * jnp.exp(-t)
 
     return growth
 
