@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.core
@@ -48,7 +48,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), footer:
 
 
 def brief(result: Any) -> str:
-    """Short `repr` of a NamedTuple of arrays: small ones by value, others by dtype and shape.
+    """Short `repr` of a NamedTuple of arrays, nested or not: small ones by value, others by dtype and shape.
 
     Examples
     --------
@@ -62,6 +62,14 @@ def brief(result: Any) -> str:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = (f"{name!r}: {_brief(part)}" for name, part in cast(dict[Any, Any], value).items())
+        return f"{{{', '.join(parts)}}}"
+    if hasattr(value, "_fields"):
+        return brief(value)
+    if isinstance(value, tuple | list):
+        parts = ", ".join(map(_brief, cast(Sequence[Any], value)))
+        return f"[{parts}]" if isinstance(value, list) else f"({parts})"
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         return repr(value)
     if isinstance(value, jax.core.Tracer) or np.prod(value.shape) > _FEW or value.dtype.kind not in "fiub":

@@ -29,7 +29,9 @@ def test_agree_with_torch():
     names |= {"leaky_relu": "leaky_relu", "relu6": "relu6", "softsign": "softsign", "tanh": "tanh"}
     for ours, theirs in names.items():
         truth = getattr(torch.nn.functional, theirs)(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(activations.get(ours)(x), truth, rtol=1e-5, atol=1e-6, err_msg=ours)
+        np.testing.assert_allclose(
+            activations.get(ours)(jnp.asarray(x)), truth, rtol=1e-5, atol=1e-6, err_msg=ours
+        )
 
 
 def test_callables_work_as_names_do():

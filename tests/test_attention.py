@@ -1,5 +1,7 @@
 """Attention against Flax, and its options against their definitions."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,12 @@ def from_flax(p):
     def flat(name):
         return Linear(p[name]["kernel"].reshape(8, 8), p[name]["bias"].reshape(8))
 
-    return attention.Attention(*(flat(name) for name in ("query", "key", "value", "out")))
+    return attention.Attention(**{name: flat(name) for name in ("query", "key", "value", "out")})
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_agrees_with_flax(causal):
-    net = nn.MultiHeadDotProductAttention(2, bias_init=nn.initializers.normal(1.0))
+    net: Any = nn.MultiHeadDotProductAttention(2, bias_init=nn.initializers.normal(1.0))
     mask = nn.make_causal_mask(X[..., 0]) if causal else None
     variables = net.init(jax.random.key(1), X)
     y = attention.attention(from_flax(variables["params"]), X, heads=2, causal=causal)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 from biasjax import linear, tree
 
 
-def _params(window=(3, 3), inputs=4, outputs=6, seed=0, **options):
+def _params(window=(3, 3), inputs=4, outputs: Any = 6, seed=0, **options):
     return linear.conv_init(
         jax.random.key(seed), inputs, outputs, window, bias_init="standard_normal", **options
     )
@@ -135,6 +137,7 @@ def test_untied_biases_are_one_per_position_and_channel():
     params = _params((3, 3), untie_biases=True, output_size=(4, 4))
     x = _x(2, 8, 8, 4)
     without = linear.conv(params._replace(bias=None), x, strides=2)
+    assert params.bias is not None
     _agree(linear.conv(params, x, strides=2), without + params.bias)
     first = linear.conv(params, jnp.moveaxis(x, -1, 1), strides=2, channels_first=True)
     _agree(jnp.moveaxis(first, 1, -1), without + params.bias)

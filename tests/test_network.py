@@ -1,3 +1,5 @@
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -59,7 +61,7 @@ class Flax(nn.Module):
             x = step(token, x)
         if "conv" in tokens:
             x = x.mean((1, 2))
-        return nn.Dense(self.net.outputs)(x)
+        return nn.Dense(self.net.outputs or 0)(x)
 
 
 def _fill(template, ours, order):
@@ -87,7 +89,7 @@ def test_every_order_agrees_with_flax(order, residual, key):
     net = Network(inputs=3, width=8, depth=3, outputs=5, order=order, residual=residual, groups=2)
     params, state = network.init(key, net, Scales(1.3, 0.5, 0.2))
     x = 1 + jax.random.normal(key, (6, 3) if "dense" in order else (6, 5, 4, 3))
-    model = Flax(net)
+    model: Any = Flax(net)
     variables = dict(model.init(key, x, True))
     variables["params"] = _fill(variables["params"], params, order)
     for _ in range(2):
@@ -127,12 +129,27 @@ def test_depth_mask_is_a_shallower_network(order, key):
         chex.assert_trees_all_equal(*unused)
 
 
+def test_init_scales_the_base_draws(key):
+    net, scales = Network(inputs=3, width=4, depth=3, outputs=2, order="dense-bn"), Scales(1.5, 0.3, 0.2)
+    drawn, state = network.draw(key, net)
+    params, start = network.init(key, net, scales)
+    chex.assert_trees_all_equal((network.scale(drawn, scales), state), (params, start))
+    chex.assert_trees_all_equal(network.scale(drawn, Scales(1.0, 1.0)), drawn)
+    np.testing.assert_array_equal(params.body.linear.kernel, np.float32(1.5) * drawn.body.linear.kernel)
+    chex.assert_trees_all_equal(params.head, drawn.head)
+    assert "head=" in repr(params)
+    assert "Array(" not in repr(params)
+
+
 def test_scales_multiply_shared_draws(key):
     net = Network(inputs=30, width=200, depth=4)
     base, _ = network.init(key, net, Scales(1.0, 1.0))
     scaled, _ = network.init(key, net, Scales(jnp.array([1.0, 2.0, 3.0, 4.0]), 0.5, 10.0))
     np.testing.assert_allclose(scaled.body.linear.kernel[1], 3 * base.body.linear.kernel[1], rtol=1e-6)
-    np.testing.assert_allclose(scaled.stem.linear.bias, 10 + 0.5 * base.stem.linear.bias, rtol=1e-6)
+    ours, theirs = (network.hidden_biases(params) for params in (scaled, base))
+    assert ours is not None
+    assert theirs is not None
+    np.testing.assert_allclose(ours, 10 + 0.5 * theirs, rtol=1e-6)
     np.testing.assert_allclose(200 * base.body.linear.kernel.var((1, 2)), 1.0, rtol=0.05)
     free = Network(inputs=30, width=200, depth=4, linear_bias=False)
     twin, _ = network.init(key, free, Scales(1.0, 1.0))
@@ -159,26 +176,26 @@ def test_scales_are_traced_and_networks_are_static(key):
 
 @pytest.mark.parametrize("kind", ["linear_bias", "norm_bias", "norm_scale", "head_bias"])
 def test_each_kind_of_bias_can_be_absent(kind, key):
-    net = Network(inputs=3, width=8, depth=2, outputs=4, order="dense-bn-relu", **{kind: False})
-    params, _ = network.init(key, net)
-    full, _ = network.init(key, Network(inputs=3, width=8, depth=2, outputs=4, order="dense-bn-relu"))
+    full, params = (
+        network.init(key, _network(order="dense-bn-relu", **options))[0] for options in ({}, {kind: False})
+    )
     sizes = {"linear_bias": 16, "norm_bias": 16, "norm_scale": 16, "head_bias": 4}
     assert tree.count(full).total - tree.count(params).total == sizes[kind]
 
 
 def test_following_stats_are_those_that_cancel_the_bias(key):
-    def shift(order, *, residual=False):
+    def shift(order, *, residual=False) -> Any:
         net = Network(inputs=3, width=8, depth=3, outputs=4, order=order, residual=residual)
         params, state = network.init(key, net)
         x = jax.random.normal(key, (16, 3))
-        moved = jax.tree.map(lambda leaf: leaf, params)
-        body = moved.body.linear._replace(bias=moved.body.linear.bias.at[0].add(5.0))
-        moved = moved._replace(body=moved.body._replace(linear=body))
-        changes = [
+        linear: Any = params.body.linear
+        linear = linear._replace(bias=linear.bias.at[0].add(5.0))
+        moved = params._replace(body=params.body._replace(linear=linear))
+        one, other = (
             network.following_stats(net, network.apply(net, p, state, x, train=True, momentum=0.0)[1])
             for p in (params, moved)
-        ]
-        return None if changes[0] is None else changes[1].mean - changes[0].mean
+        )
+        return None if one is None or other is None else other.mean - one.mean
 
     for order in ("dense-bn-relu", "bn-relu-dense"):
         np.testing.assert_allclose(shift(order), [[0.0] * 8, [5.0] * 8, [0.0] * 8], atol=1e-5)
@@ -187,8 +204,9 @@ def test_following_stats_are_those_that_cancel_the_bias(key):
     assert shift("bn-relu-dense", residual=True) is None
 
 
-def _network(**options):
-    return Network(**{"inputs": 3, "width": 8, "depth": 2, "outputs": 4} | options)
+def _network(**options: Any):
+    sizes: Any = {"inputs": 3, "width": 8, "depth": 2, "outputs": 4}
+    return Network(**sizes | options)
 
 
 BAD = [

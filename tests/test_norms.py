@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ def _present(params):
 @pytest.mark.parametrize("shape", [(7, 6), (4, 3, 5, 6)])
 def test_batch_norm_agrees_with_flax_over_steps(shape, use_scale, use_bias):
     params, state = _params(6, use_scale=use_scale, use_bias=use_bias), norms.batch_stats_init(6)
-    options = {"momentum": 0.8, "epsilon": 1e-3}
+    options: Any = {"momentum": 0.8, "epsilon": 1e-3}
     layer = nn.BatchNorm(use_scale=use_scale, use_bias=use_bias, use_fast_variance=False, **options)
     variables = {"params": _present(params), "batch_stats": {"mean": jnp.zeros(6), "var": jnp.ones(6)}}
     for step in range(4):

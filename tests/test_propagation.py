@@ -1,6 +1,7 @@
 """Measured propagation against plain loops, against mean-field theory, and against the notebook's numbers."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -338,8 +339,8 @@ def test_meanfield(act, sw2, sb2):
     c = got.correlation[:, 0].mean()
     q, cs = meanfield.trajectory(act, sw2 + sb2, c, *scales[:2], depth=19)
     # One layer's q scatters by sqrt(2/width) at most; errors of earlier layers add up where V' is near 1
-    slope = np.abs(phases.order_parameters(act, *scales[:2]).slope)
-    error = np.sqrt(2 / WIDTH / NETWORKS * (20 if slope > 0.99 else 1 / (1 - slope**2)))
+    slope = abs(float(phases.order_parameters(act, *scales[:2]).slope))
+    error = math.sqrt(2 / WIDTH / NETWORKS * (20 if slope > 0.99 else 1 / (1 - slope**2)))
     np.testing.assert_allclose(got.q.mean(0), q, rtol=4 * error)
     scatter = got.correlation.std(0).max() / np.sqrt(NETWORKS)
     np.testing.assert_allclose(got.correlation.mean(0), cs, atol=4 * scatter + 1 / WIDTH)
@@ -374,7 +375,7 @@ def test_convolutions_follow_their_theory(kernel, padding):
         return jnp.mean(z**2, (1, 3)), jnp.mean(z[:, 0] * z[:, 1], -1)
 
     q, covariance = map(np.asarray, jax.jit(lambda: jax.lax.map(one, jnp.arange(seeds)))())
-    window = [1 / 3] * 3 if kernel == "gaussian" else [0.0, 1.0, 0.0]
+    window = np.full(3, 1 / 3) if kernel == "gaussian" else np.array([0.0, 1.0, 0.0])
     step = functools.partial(meanfield.conv_trajectory, window=window, padding=padding)
     start = step("linear", jnp.ones(positions), jnp.eye(positions)[-1], 1.4, 0.3, depth=1)
     qs, cs = step("tanh", start[0][1], start[1][1], 1.4, 0.3, depth=3)

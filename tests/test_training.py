@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -22,8 +23,14 @@ def _network(**options):
 
 
 def _train(
-    optimizer="sgd", steps=30, batch_size=20, dataset=CLUSTERS, decay_biases=True, report_at=None, **options
-):
+    optimizer: Any = "sgd",
+    steps=30,
+    batch_size=20,
+    dataset=CLUSTERS,
+    decay_biases=True,
+    report_at=None,
+    **options,
+) -> Any:
     return make_train(
         _network(**options),
         optimizer,
@@ -154,21 +161,19 @@ def test_batch_order_depends_on_the_key_alone_and_visits_all(key):
 
 def test_one_compile_for_all_numbers(key):
     train = _train(steps=5, depth=3)
-    traced = chex.assert_max_traces(lambda key, scales, numbers: train(key, scales, numbers)[1], n=1)
-    axes = (0, Scales(0, None, 0), Hyperparams(0, 0, None, None, 0, None, 0))
-    grid = jax.jit(jax.vmap(traced, in_axes=axes))
-    keys, values = jax.random.split(key, 4), jnp.linspace(0.1, 0.9, 4)
-    for offset in (0.0, 0.05):
-        scales = Scales(1 + values, 0.1, values)
-        numbers = Hyperparams(values + offset, values, bn_momentum=values, depth=jnp.array([1, 2, 3, 3]))
-        history = grid(keys, scales, numbers)
-    assert history.loss.shape == (4, 5)
-    alone = train(
-        keys[1],
-        Scales(1 + values[1], 0.1, values[1]),
-        Hyperparams(values[1] + 0.05, values[1], bn_momentum=values[1], depth=2),
-    )[1]
-    np.testing.assert_allclose(history.loss[1], alone.loss, rtol=1e-4)
+    traced: Any = chex.assert_max_traces(lambda key, scales, numbers: train(key, scales, numbers)[1], n=1)
+
+    def run(key, value, offset, depth):
+        numbers = Hyperparams(value + offset, value, bn_momentum=value, depth=depth)
+        return traced(key, Scales(1 + value, 0.1, value), numbers)
+
+    grid = jax.jit(jax.vmap(run, in_axes=(0, 0, None, 0)))
+    keys, values, depths = jax.random.split(key, 4), jnp.linspace(0.1, 0.9, 4), jnp.array([1, 2, 3, 3])
+    first, second = (grid(keys, values, offset, depths) for offset in (0.0, 0.05))
+    assert first.loss.shape == (4, 5)
+    numbers = Hyperparams(values[1] + 0.05, values[1], bn_momentum=values[1], depth=2)
+    alone = train(keys[1], Scales(1 + values[1], 0.1, values[1]), numbers)[1]
+    np.testing.assert_allclose(second.loss[1], alone.loss, rtol=1e-4)
 
 
 def test_traced_depth_trains_the_shallower_network(key):
@@ -180,7 +185,11 @@ def test_traced_depth_trains_the_shallower_network(key):
     unused = jax.tree.map(lambda leaf: leaf[1:], masked.params.body)
     start, _ = network.init(jax.random.split(key)[0], _network(depth=4))
     chex.assert_trees_all_close(unused, jax.tree.map(lambda leaf: leaf[1:], start.body))
-    assert shallow(key)[1].loss.shape == (10,)
+    other, _ = shallow(key)
+    chex.assert_trees_all_close(masked.params.stem, other.params.stem, rtol=1e-4, atol=1e-5)
+    used = jax.tree.map(lambda leaf: leaf[:1], masked.params.body)
+    chex.assert_trees_all_close(used, other.params.body, rtol=1e-4, atol=1e-5)
+    assert (np.abs(used.linear.kernel - start.body.linear.kernel[:1]).max((1, 2)) > 0.01).all()
 
 
 def test_reports_of_a_masked_depth_are_those_of_the_shallower_network(key):
@@ -207,9 +216,8 @@ def test_runs_keep_a_dtype_narrower_than_their_numbers(optimizer, key, standard_
 
 
 def test_divergence_is_recorded(key):
-    numbers = Hyperparams(jnp.array([0.1, 1e30]))
-    axes = (None, None, Hyperparams(0, *[None] * 6))
-    history = jax.vmap(_train(order="dense-relu"), in_axes=axes)(key, Scales(), numbers)[1]
+    train = _train(order="dense-relu")
+    history = jax.vmap(lambda rate: train(key, Scales(), Hyperparams(rate))[1])(jnp.array([0.1, 1e30]))
     assert history.diverged_at[0] == -1
     assert 0 < history.diverged_at[1] < 5
     assert not np.isfinite(history.loss[1, int(history.diverged_at[1])])
@@ -230,6 +238,8 @@ def test_reports_where_asked_and_what_applies(key):
     assert between.lag is between.running_mean is None
     assert between.bias_gradient.shape == (21, 2)
     assert end.share.shape == (2, 12)
+    assert "share=float32[2,12]" in repr(end)
+    assert "running_mean=float32[21,2]" in repr(free)
 
 
 def test_learns_digits(key, standard_promotion):

@@ -25,10 +25,14 @@ def test_own_unit_agrees_with_plain_arithmetic(x64, order, sigma_b):
         found = []
         for own in (True, False):
             settings = layerwise.setting(net, 1e-5, own_unit=own)
-            *layers, x = layerwise.prepare(settings, KEY, scales, x)
-            (moments, _), _, kept = layerwise.forward(settings, *layers, x, statistics.statistics, keep=True)
+            first, rest, x = layerwise.prepare(settings, KEY, scales, x)
+            (moments, _), _, kept = layerwise.forward(
+                settings, first, rest, x, statistics.statistics, keep=True
+            )
             report = functools.partial(statistics.gradients, settings)
-            found.append((moments, layerwise.backward(settings, *layers, kept, jnp.ones((2, 8)), report)[0]))
+            found.append(
+                (moments, layerwise.backward(settings, first, rest, kept, jnp.ones((2, 8)), report)[0])
+            )
         (moments, grads), (plain, plain_grads) = found
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), grads, plain_grads)
         for name in ("log_std", "log_q", "q", "mean", "correlation", "dead"):
