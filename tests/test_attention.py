@@ -19,7 +19,8 @@ def from_flax(p):
     def flat(name):
         return Linear(p[name]["kernel"].reshape(8, 8), p[name]["bias"].reshape(8))
 
-    return attention.Attention(**{name: flat(name) for name in ("query", "key", "value", "out")})
+    query, key, value, out = map(flat, ("query", "key", "value", "out"))
+    return attention.Attention(query, key, value, out)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,8 +93,8 @@ def test_bad_input_is_refused_clearly(call, message):
 @pytest.mark.parametrize(("name", "shape"), [("orthogonal", (8, 4)), ("delta_orthogonal", (3, 4, 8))])
 def test_orthogonal_draws_are_those_of_jax_under_vmap_too(name, shape):
     keys = jax.random.split(jax.random.key(0), 6).reshape(2, 3)
-    draw = functools.partial(initializers.get(name), shape=shape)
-    many = jax.jit(jax.vmap(jax.vmap(draw)))(keys)
+    init = initializers.get(name)
+    many = jax.jit(jax.vmap(jax.vmap(lambda key: init(key, shape))))(keys)
     theirs = getattr(jax.nn.initializers, name)()
     for i, j in np.ndindex(2, 3):
         np.testing.assert_allclose(many[i, j], theirs(keys[i, j], shape), atol=1e-6)
