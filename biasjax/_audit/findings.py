@@ -17,7 +17,7 @@ _ALIVE = 50.0
 
 _RANK = "rank: directions that change an output"
 _LEGEND = (
-    f"{_RANK}; unique: those that no other bias can stand in for. "
+    f"{_RANK}; unique: those that no other bias can stand in for.\n"
     "Of biases that absorb each other one must stay."
 )
 _BOUND = "unique is an upper bound: there are too many biases to compare all at once."
@@ -220,7 +220,8 @@ class ModesAudit(NamedTuple):
     eval: BiasAudit
 
     def __repr__(self) -> str:
-        return f"ModesAudit({len(self.differing)} verdicts differ\n  train={self.train}\n  eval={self.eval})"
+        differ = "1 verdict differs" if len(self.differing) == 1 else f"{len(self.differing)} verdicts differ"
+        return f"ModesAudit({differ}\n  train={self.train}\n  eval={self.eval})"
 
     @property
     def differing(self) -> tuple[str, ...]:
