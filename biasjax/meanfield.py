@@ -28,7 +28,7 @@ from __future__ import annotations
 # jax leaves the devices in its functions' signatures untyped
 # pyright: reportUnknownMemberType=false
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -143,7 +143,7 @@ def conv_trajectory(
     sigma_w: ArrayLike,
     sigma_b: ArrayLike = 0.0,
     *,
-    window: ArrayLike,
+    window: ArrayLike | Sequence[float],
     padding: str = "CIRCULAR",
     depth: int,
 ) -> tuple[jax.Array, jax.Array]:

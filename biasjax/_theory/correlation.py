@@ -20,7 +20,7 @@ from biasjax.activations import Activation
 def fixed_point(
     act: Activation, q: jax.Array, a: jax.Array, b: jax.Array, known: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Solve c = f(c) wherever the answer is not ``known`` (0 there): c and f'(c)."""
+    """Solve c = f(c) where the answer is not ``known`` (c = 0 there): c and f'(c)."""
     c, slope, done = jnp.zeros_like(q), jnp.zeros_like(q), known
     if not act.kinks:
         c, slope, done = _climb_series(act, q, a, b, known)

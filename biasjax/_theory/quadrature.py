@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 # Panels reach to |z| = _REACH, beyond which a unit Gaussian has mass 2e-19
 _REACH = 9.0
-# Each side of a kink (or of zero) has _PANELS panels; the first is at most _FIRST long on the scale of f,
-# the others are longer by _GROWTH times their distance, up to _LONGEST on the scale of the Gaussian
+# Each side of a kink (or of zero) has _PANELS panels, whose lengths are as _FIRST on the scale of f at the
+# kink to that and _GROWTH times the distance, up to _LONGEST on the scale of the Gaussian
 _PANELS = 8
 _FIRST = 2.0
 _GROWTH = 0.6
@@ -61,10 +61,11 @@ def line(kinks: Kinks, mean: jax.Array, scale: jax.Array) -> tuple[jax.Array, ja
 
 
 def edges(kinks: Kinks, mean: jax.Array, scale: jax.Array, resolution: jax.Array | None = None) -> jax.Array:
-    """Cut the line into panels for f(mean + scale z): ends, ascending, ``(*mean.shape, panels + 1)``.
+    """Cut the line into panels for f(mean + scale z): their ends, ``(*mean.shape, panels + 1)``.
 
-    They include the place of every kink and of zero, and are graded away from these. ``resolution``, by
-    default ``scale``, is the greatest factor of z in what is integrated.
+    They include the place of every kink and of zero, and are graded away from these; they ascend but for
+    neighbours out of reach, whose panels run there and back and cancel. ``resolution``, by default
+    ``scale``, is the greatest factor of z in what is integrated.
     """
     resolution = jax.lax.stop_gradient(scale if resolution is None else resolution)
     centres = sorted({0.0, *map(float, kinks)})

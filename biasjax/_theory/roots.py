@@ -29,7 +29,7 @@ class Roots(NamedTuple):
     t
         Roots in ascending order, infinite in unused slots, ``(..., slots)``.
     slope
-        dr/dt there.
+        dr/dt there, 0 in unused slots.
     count
         Number of roots in range, ``(...)``.
     neutral
@@ -88,7 +88,7 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     refine = functools.partial(_newton, functools.partial(_residual, m, a, b))
     t, slope = jax.lax.map(lambda slot: refine(_Cells(*slot[:4]), *slot[4:]), by_slot)
     t, slope = jnp.moveaxis(t, 0, -1), jnp.moveaxis(slope, 0, -1)
-    return Roots(jnp.where(used, t, jnp.inf), slope, rank[..., -1], neutral)
+    return Roots(jnp.where(used, t, jnp.inf), jnp.where(used, slope, 0.0), rank[..., -1], neutral)
 
 
 def with_slope(fn: Moment, t: jax.Array) -> tuple[jax.Array, jax.Array]:
