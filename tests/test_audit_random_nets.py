@@ -68,8 +68,8 @@ def brute_force(fn, params, x, draws=3, inputs=24):
                 )
             )(biases)
         )
-        alone = {i: [] for i in which}
-        others = {i: [] for i in which}
+        alone: dict[int, list[np.ndarray]] = {i: [] for i in which}
+        others: dict[int, list[np.ndarray]] = {i: [] for i in which}
         for _ in range(draws):
             leaves = [np.asarray(v, np.float64) for _, v in flat]
             leaves = [np.where(v == 0, 0.5, v) * 0.3 + 0.7 * rng.standard_normal(v.shape) for v in leaves]
@@ -80,11 +80,8 @@ def brute_force(fn, params, x, draws=3, inputs=24):
             blocks: list[np.ndarray] = np.split(np.concatenate(rows), len(which), 1)
             for k, i in enumerate(which):
                 alone[i].append(blocks[k])
-                others[i].append(
-                    np.concatenate(
-                        [b for j, b in enumerate(blocks) if j != k] or [np.zeros_like(blocks[k])], 1
-                    )
-                )
+                rest = blocks[:k] + blocks[k + 1 :] or [np.zeros_like(blocks[k])]
+                others[i].append(np.concatenate(rest, 1))
         found = []
         for i in which:
             own = np.concatenate(alone[i])

@@ -53,6 +53,14 @@ def test_shifts_against_round_off(shifter):
     assert dead.alive  # by a large shift: the bias's own size is half
 
 
+def test_shifts_go_both_ways(x64):
+    # Each of the two biases is one number that shifts of one sign bring to life
+    params = {"a_bias": jnp.zeros(1), "b_bias": jnp.zeros(1)}
+    model = trace(lambda p: jax.nn.relu(jnp.stack([p["a_bias"], -p["b_bias"]]) - 10), params)
+    both = shifts.prepare(model, Draws(0, False, True))
+    assert [one.alive for one in shifts.each(both, [np.eye(1)] * 2, 0)] == [True, True]
+
+
 def test_shifts_stay_within_the_basis(shifter):
     # Of the last bias nothing, of the second one a direction
     bases = [np.eye(6), np.eye(6)[:, 2:3], np.zeros((6, 0))]
