@@ -85,7 +85,7 @@ def brute_force(fn, params, x, draws=3, inputs=24):
         found = []
         for i in which:
             own = np.concatenate(alone[i])
-            together = np.concatenate([own, scipy.linalg.block_diag(*others[i])], 1)
+            together = np.concatenate([own, np.asarray(scipy.linalg.block_diag(*others[i]))], 1)
             found.append((names[i], svd_rank(own), svd_rank(together) - sum(map(svd_rank, others[i]))))
         return found
 
