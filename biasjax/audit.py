@@ -138,12 +138,6 @@ def audit_biases(
     joint_limit
         Up to so many bias entries all biases are compared at once.
 
-    Raises
-    ------
-    ValueError
-        If ``fn`` raises or is not pure, ``params`` has no bias, outputs are not finite at the given input,
-        or arrays lie on different devices.
-
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -189,19 +183,11 @@ def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, 
 def in_mode(
     apply: Callable[..., Any], state: Any, train: bool
 ) -> tuple[Callable[..., Any], dict[str, jax.Array]]:
-    """Make a function for `audit_biases` of one mode of a model.
-
-    Parameters
-    ----------
-    apply, state
-        As for `audit_modes`.
-    train
-        The mode.
+    """Make ``fn(params, *args, keys) -> y`` for `audit_biases` of one mode; see `audit_modes`.
 
     Returns
     -------
     callable
-        ``fn(params, *args, keys) -> y``.
     dict
         The random keys in the state, which an audit is to draw.
     """
