@@ -93,8 +93,8 @@ def choice(what: str, value: Any, choices: Collection[str]) -> str:
     fail(what, f"one of {', '.join(sorted(choices))}", _shown(value), fix)
 
 
-def positive_int(what: str, value: Any) -> int:
-    """Return ``value`` as an `int` of at least one, or raise; so it does beyond int32, which indexes arrays.
+def positive_int(what: str, value: Any, low: int = 1) -> int:
+    """Return ``value`` as an `int` of at least ``low``, or raise; so beyond int32, which indexes arrays.
 
     Examples
     --------
@@ -102,17 +102,18 @@ def positive_int(what: str, value: Any) -> int:
     Traceback (most recent call last):
     ValueError: width: expected an integer of at least 1, got 0. Give a positive size.
     """
+    expected = f"an integer of at least {low}"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        fail(what, "an integer of at least 1", _shown(value), "Sizes are static Python integers.", TypeError)
-    if value < 1:
-        fail(what, "an integer of at least 1", value, "Give a positive size.")
+        fail(what, expected, _shown(value), "Sizes are static Python integers.", TypeError)
+    if value < low:
+        fail(what, expected, _shown(value), "Give a positive size.")
     if value > _LARGEST:
         fail(what, f"an integer of at most {_LARGEST}", _shown(value), "Give a size that fits in memory.")
     return int(value)
 
 
-def sizes(what: str, values: Any) -> tuple[int, ...]:
-    """Return a sequence of sizes as a tuple, or raise.
+def sizes(what: str, values: Any, low: int = 1) -> tuple[int, ...]:
+    """Return a sequence of sizes, each at least ``low``, as a tuple, or raise.
 
     Examples
     --------
@@ -123,7 +124,7 @@ def sizes(what: str, values: Any) -> tuple[int, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         fix = "Write it as a tuple, e.g. (3, 3)."
         fail(what, "a sequence of sizes", _shown(values), fix, TypeError)
-    return tuple(positive_int(what, value) for value in values)
+    return tuple(positive_int(what, value, low) for value in values)
 
 
 def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:
@@ -219,10 +220,10 @@ def dtype(value: Any) -> np.dtype[Any]:
     TypeError: dtype: expected a floating dtype, got 'int32'. Use e.g. jnp.float32 or "bfloat16".
     """
     try:
-        found = jnp.dtype(value)
+        found = None if value is None or hasattr(value, "shape") else jnp.dtype(value)
     except (TypeError, ValueError):
         found = None
-    if value is None or found is None or not jnp.issubdtype(found, jnp.floating):
+    if found is None or not jnp.issubdtype(found, jnp.floating):
         fail("dtype", "a floating dtype", _shown(value), 'Use e.g. jnp.float32 or "bfloat16".', TypeError)
     if found == np.float64 and not jax.config.read("jax_enable_x64"):
         fail("dtype", "at most 32 bits", found, "Allow more with jax.enable_x64(True).", TypeError)

@@ -191,6 +191,7 @@ def layers(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is
     [Layer(name='params', output_shape=(5, 2), repeats=1, parameters=8, biases=2)]
     """
     check.function("fn", fn)
+    check.function("is_bias", is_bias)
     _check_traceable({"params": params, "args": args})
     leaves, nodes = _leaves(params), dict[str, list[tuple[str, Any]]]()
     for path, leaf in leaves:
