@@ -10,6 +10,7 @@ unknown.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn, TypeVar, cast
@@ -219,15 +220,7 @@ def dtype(value: Any) -> np.dtype[Any]:
     Traceback (most recent call last):
     TypeError: dtype: expected a floating dtype, got 'int32'. Use e.g. jnp.float32 or "bfloat16".
     """
-    try:
-        found = None if value is None or hasattr(value, "shape") else jnp.dtype(value)
-    except (TypeError, ValueError):
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        fail("dtype", "a floating dtype", _shown(value), 'Use e.g. jnp.float32 or "bfloat16".', TypeError)
-    if found == np.float64 and not jax.config.read("jax_enable_x64"):
-        fail("dtype", "at most 32 bits", found, "Allow more with jax.enable_x64(True).", TypeError)
-    return found
+    return _dtype(value)
 
 
 def record(what: str, value: Any, kind: type[Kind], fix: str) -> Kind:
@@ -261,7 +254,21 @@ def accumulator(dtype: DTypeLike) -> np.dtype[Any]:
     >>> accumulator(jnp.bfloat16)
     dtype('float32')
     """
-    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
+    found = _dtype(dtype)
+    return jnp.dtype(found if jnp.finfo(found).bits >= 32 else jnp.float32)
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    value = jax.dtypes.canonicalize_dtype(float) if value is float else value  # that of the session
+    found = None
+    if isinstance(value, (str, type, np.dtype)):
+        with contextlib.suppress(TypeError):
+            found = jnp.dtype(value)
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        fail("dtype", "a floating dtype", _shown(value), 'Use e.g. jnp.float32 or "bfloat16".', TypeError)
+    if found == np.float64 and not jax.config.read("jax_enable_x64"):
+        fail("dtype", "at most 32 bits", found, "Allow more with jax.enable_x64(True).", TypeError)
+    return found
 
 
 def _as_numpy(value: Any) -> np.ndarray | None:

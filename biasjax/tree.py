@@ -203,7 +203,9 @@ def layers(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is
 
 def _check_traceable(arguments: Any) -> None:
     for path, leaf in _leaves(arguments):
-        if not isinstance(leaf, (bool, int, float, complex)) and not hasattr(leaf, "shape"):
+        try:
+            jax.typeof(leaf)
+        except (TypeError, OverflowError):
             fix = "Close over what is no array, or filter it out."
             check.fail("layers", f"an array or number at {path}", repr(leaf), fix, TypeError)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import biasjax
-from biasjax import activations, attention, data, initializers, linear, network, norms, training, tree
+from biasjax import activations, attention, check, data, initializers, linear, network, norms, training, tree
 
 CALLS = int(os.environ.get("FUZZ_CALLS", "500"))
 SECONDS = 20  # for one call
@@ -29,15 +29,12 @@ WORDING = re.compile(r".+: expected .+, got .+\. .+", re.DOTALL)
 BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
 
 KNOWN = {
-    "adapters": "takes other frameworks' models, which raise what they raise",
     "audit": "traces the caller's own function, and computes",
-    "check": "takes from its callers what it says itself",
     "gaussian": "theory computes with what it is given",
     "jacobian": "theory computes with what it is given",
     "meanfield": "theory computes with what it is given",
     "normrates": "theory computes with what it is given",
     "phases": "theory computes with what it is given",
-    "plot": "draws a Dataset",
     "propagation": "computes",
     "store": "reads files",
     "submit": "starts processes",
@@ -51,14 +48,15 @@ def _ones(make, *args):
     return jax.tree.map(lambda one: jnp.asarray(np.ones(one.shape, one.dtype)), jax.eval_shape(make, *args))
 
 
-KEYS = jax.random.wrap_key_data(np.zeros((2, 2), np.uint32))
-KEY = jax.random.wrap_key_data(np.zeros(2, np.uint32))
+KEYS = jax.random.wrap_key_data(jnp.asarray(np.zeros((2, 2), np.uint32)))
+KEY = jax.random.wrap_key_data(jnp.asarray(np.zeros(2, np.uint32)))
 NETWORK = network.Network(inputs=3, width=4, depth=2, outputs=2, order="dense-bn-relu")
 PARAMS, STATE = _ones(lambda key: network.init(key, NETWORK), KEY)
 DATA = _ones(lambda key: data.clusters(key, classes=2, features=3, examples=10), KEY)
 DENSE = _ones(lambda key: linear.dense_init(key, 3, 4), KEY)
 CONV = _ones(lambda key: linear.conv_init(key, 3, 4, (3,)), KEY)
 ATTENTION = _ones(lambda key: attention.attention_init(key, 4, 2), KEY)
+SCALAR = jnp.asarray(np.ones(()))
 NORM, STATS = _ones(lambda: norms.norm_init(3)), _ones(lambda: norms.batch_stats_init(3))
 OBJECTS = [None, ..., object(), b"bytes", "", "nan", "relu", "conv-bn-relu", "x" * 200]
 NUMBERS = [True, False, 0, 1, 2, 3, -1, -7, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.5, 0.5, 1e-300]
@@ -121,12 +119,12 @@ RECORDS += [
     training.Hyperparams(),
 ]
 RECORDS += [
-    linear.Linear(np.ones(())),
-    linear.Linear(np.ones((2, 3)), np.ones(())),
+    DENSE._replace(kernel=SCALAR),
+    DENSE._replace(bias=SCALAR),
     DATA._replace(train_y=None),
 ]
 RECORDS += [
-    norms.Norm(np.ones(()), np.ones(2)),
+    norms.Norm(SCALAR, SCALAR),
     PARAMS._replace(stem=None),
     jax.ShapeDtypeStruct((3,), "int8"),
 ]
@@ -158,8 +156,11 @@ RIGHT = {
     "kernel_size": [(3,), (2, 2)],
     "padding": ["SAME", "VALID", 1, (1,)],
     "order": ["dense-bn-relu", "conv"],
-    "choice": [True, False],
+    "titles": [["loss", "accuracy"]],
+    "size": [(2.0, 1.0)],
 }
+# What a check is told by this library itself
+TOLD = {"what": "x", "choices": ("a", "b"), "low": 0, "high": 1.0, "kind": linear.Linear, "fix": "Mend it."}
 
 
 def _functions():
@@ -168,7 +169,7 @@ def _functions():
         public = importlib.import_module(f"biasjax.{module}")
         for name in public.__all__:
             value = getattr(public, name)
-            if inspect.isfunction(value) or value is network.Network:
+            if value is not check.fail and (inspect.isfunction(value) or value is network.Network):
                 yield module, name, value
 
 
@@ -177,6 +178,8 @@ FUNCTIONS = list(_functions())
 
 def _argument(draw, module, name, parameter, wild):
     """Something right for a parameter, or anything."""
+    if module == "check" and parameter.name in TOLD:
+        return TOLD[parameter.name]
     if draw.random() < wild:
         return draw.choice(draw.choice(POOLS))
     keys = (f"{name}.{parameter.name}", f"{module}.{parameter.name}", parameter.name)

@@ -119,10 +119,10 @@ def test_a_link_beside_the_findings_is_not_followed(tmp_path):
 def test_a_safe_path_leaves_the_working_directory_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "left_out.py").write_text("def model(): return 1\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    monkeypatch.setattr(sys, "flags", types.SimpleNamespace(safe_path=True))
-    assert run("left_out:model") == 2
-    assert "No module named 'left_out'" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "flags", types.SimpleNamespace(safe_path=False))
-    run("left_out:model")
-    assert "to return (fn, params, *args)" in capsys.readouterr().err
+    for safe, message in ((True, "No module named 'left_out'"), (False, "to return (fn, params, *args)")):
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+        flags = types.SimpleNamespace(safe_path=safe)
+        own = types.SimpleNamespace(path=sys.path, stderr=sys.stderr, flags=flags)
+        monkeypatch.setattr("biasjax.__main__.sys", own)
+        assert run("left_out:model") == 2
+        assert message in capsys.readouterr().err

@@ -61,7 +61,7 @@ def _run(order="dense-bn-relu", use_bias=True, optimizer="sgd"):
         ("adamw", lambda lr, wd: optax.adamw(lr, 0.8, eps=1e-4, weight_decay=wd)),
     ],
 )
-def test_a_run_is_the_plain_loop(optimizer, reference, key, x64):
+def test_a_run_is_the_plain_loop(optimizer, reference, key, x64, standard_promotion):
     dataset, net = data.astype(CLUSTERS, "float64"), _network()
     numbers = Hyperparams(0.05, 0.02, momentum=0.8, adam_epsilon=1e-4, bn_momentum=0.9)
     end, history = _train(optimizer, steps=15, dataset=dataset)(key, Scales(1.0, 0.3), numbers)
