@@ -29,18 +29,18 @@ WORDING = re.compile(r".+: expected .+, got .+\. .+", re.DOTALL)
 BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
 
 KNOWN = {
-    "audit": "traces the caller's own function, and computes",
-    "gaussian": "theory computes with what it is given",
-    "jacobian": "theory computes with what it is given",
-    "meanfield": "theory computes with what it is given",
-    "normrates": "theory computes with what it is given",
-    "phases": "theory computes with what it is given",
-    "propagation": "computes",
-    "store": "reads files",
+    "audit": "traces and computes with the caller's own function",
+    "gaussian": "floats of strings and functions",
+    "jacobian": "computes what it checks",
+    "meanfield": "backward, fluctuations of scalars; second_moment of what is no activation; huge integers",
+    "normrates": "batch_norm_relu of what is no number; residual of booleans",
+    "phases": "depth_scale of other shapes and booleans; fixed_points with no slots",
+    "propagation": "growth of what is no DataArray",
+    "store": "paths that are none, in Python's words",
     "submit": "starts processes",
     "sweep": "computes and writes files",
 }
-"""Modules whose arguments are not drawn here, and why."""
+"""Modules whose arguments are not drawn yet, and what they would raise."""
 
 
 def _ones(make, *args):
