@@ -33,7 +33,7 @@ class Audit:
 
     factory: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")]
     """A function that, called without arguments, returns (fn, params, *args), or (pure, *args) with a
-    biasjax.adapters.Pure, which has modes."""
+    biasjax.adapters.Pure, which has modes; looked for in the working directory, too, unless python -P."""
     mode: Literal["train", "eval", "both"] = "both"
     """Of a Pure; a plain fn has none."""
     fail_on: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VERDICT ...")] = ()
@@ -144,7 +144,8 @@ def _load(name: str) -> Callable[[], Any]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         check.fail("factory", "package.module:function", name, "Put a colon before the function's name.")
-    sys.path.insert(0, os.getcwd())
+    if not sys.flags.safe_path:  # python -P
+        sys.path.insert(0, os.getcwd())
     try:
         loaded = importlib.import_module(module)
     except Exception as error:

@@ -10,9 +10,11 @@ statistics and random keys. The frameworks are imported only where they are used
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
+
+from biasjax import check
 
 __all__ = ["Pure", "from_equinox", "from_haiku", "from_keras", "from_linen", "from_nnx"]
 
@@ -79,6 +81,9 @@ def from_linen(
     >>> pure.apply(pure.params, pure.state, jnp.ones((1, 3)), train=True)[0].shape
     (1, 2)
     """
+    if not isinstance(cast(object, variables), Mapping) or "params" not in variables:
+        got = type(variables).__name__
+        check.fail("from_linen", 'variables with "params"', got, "Pass what module.init returns.", TypeError)
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
@@ -99,6 +104,8 @@ def from_nnx(model: Any) -> Pure:
     """
     from flax import nnx
 
+    if not isinstance(model, nnx.Module):
+        check.fail("from_nnx", "a module of flax.nnx", type(model).__name__, "Pass the module.", TypeError)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
@@ -176,6 +183,9 @@ def from_haiku(
 
 def from_keras(model: Any) -> Pure:
     """Wrap a built Keras model on the JAX backend, by its ``stateless_call``."""
+    if not hasattr(model, "stateless_call"):
+        got = type(model).__name__
+        check.fail("from_keras", "a Keras model", got, "Its backend has to be JAX.", TypeError)
     trained = [v.path for v in model.trainable_variables]
     others = [v.path for v in model.non_trainable_variables]
 

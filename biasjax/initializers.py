@@ -10,11 +10,12 @@ fan_in = fan_out = n as Keras does. Defaults (a spread of 0.05) are Keras'.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from biasjax import check
 
@@ -22,6 +23,7 @@ __all__ = [
     "NAMES",
     "Initializer",
     "constant",
+    "draw",
     "fans",
     "get",
     "normal",
@@ -65,6 +67,7 @@ def fans(shape: Sequence[int]) -> tuple[float, float]:
     >>> fans((3, 3, 16, 64)), fans((64,)), fans(())
     ((144.0, 576.0), (64.0, 64.0), (1.0, 1.0))
     """
+    shape = _shape(shape)
     if len(shape) < 2:
         n = float(math.prod(shape))
         return n, n
@@ -72,19 +75,27 @@ def fans(shape: Sequence[int]) -> tuple[float, float]:
     return float(window * shape[-2]), float(window * shape[-1])
 
 
+def _shape(shape: Sequence[int]) -> tuple[int, ...]:
+    return check.sizes("shape", shape, low=0)
+
+
 def zeros(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
     """Zeros, the default of a bias in Flax, Keras and Haiku."""
-    return jnp.zeros(shape, dtype)
+    return jnp.zeros(_shape(shape), check.dtype(dtype))
 
 
 def ones(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
     """Ones, the default of a norm's scale."""
-    return jnp.ones(shape, dtype)
+    return jnp.ones(_shape(shape), check.dtype(dtype))
 
 
 def _of(draw: Callable[[jax.Array, Sequence[int], jax.typing.DTypeLike], jax.Array]) -> Initializer:
     """Make an initialiser of float32 unless told otherwise; a traced number may be wider than the array."""
-    return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype).astype(dtype)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+        return draw(check.key(key), _shape(shape), check.dtype(dtype)).astype(dtype)
+
+    return init
 
 
 def constant(value: jax.typing.ArrayLike = 0.0) -> Initializer:
@@ -95,16 +106,30 @@ def constant(value: jax.typing.ArrayLike = 0.0) -> Initializer:
     >>> constant(3.0)(jax.random.key(0), (2,))
     Array([3., 3.], dtype=float32)
     """
-    return _of(lambda key, shape, dtype: jnp.full(shape, value, dtype))
+    check.in_range("constant", value)
+
+    def full(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike) -> jax.Array:
+        if np.ndim(value) > len(shape) or any(
+            own not in (1, size) for own, size in zip(np.shape(value)[::-1], shape[::-1], strict=False)
+        ):
+            fix = "Give one number, or one for each entry."
+            check.fail("constant", f"a value that broadcasts to {shape}", np.shape(value), fix)
+        return jnp.full(shape, jnp.asarray(value, dtype), dtype)
+
+    return _of(full)
 
 
 def normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
     """Entries from N(mean, stddev²)."""
+    check.number("stddev", stddev, low=0.0)
+    check.number("mean", mean)
     return _of(lambda key, shape, dtype: mean + stddev * jax.random.normal(key, shape, dtype))
 
 
 def truncated_normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
     """Entries from N(mean, stddev²) redrawn beyond two ``stddev`` (so their spread is 0.88 ``stddev``)."""
+    check.number("stddev", stddev, low=0.0)
+    check.number("mean", mean)
     return _of(
         lambda key, shape, dtype: mean + stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
     )
@@ -112,11 +137,14 @@ def truncated_normal(stddev: float = 0.05, mean: float = 0.0) -> Initializer:
 
 def uniform(limit: float = 0.05) -> Initializer:
     """Entries from U(-limit, limit), symmetric as in Keras (JAX's runs from 0)."""
+    check.number("limit", limit, low=0.0)
     return _of(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -limit, limit))
 
 
 def torch_uniform(fan_in: float) -> Initializer:
     """PyTorch's default for a bias, U(±1/sqrt(fan_in)), fan_in being that of the layer's *kernel*."""
+    if check.number("fan_in", fan_in, low=0.0) == 0:
+        check.fail("fan_in", "a number above 0", fan_in, "Give the fan_in of the layer's kernel.")
     return uniform(1.0 / math.sqrt(fan_in))
 
 
@@ -146,7 +174,7 @@ def variance_scaling(
     """
     check.choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
     check.choice("distribution", distribution, ("normal", "truncated_normal", "uniform"))
-    check.in_range("scale", scale, low=0.0)
+    check.number("scale", scale, low=0.0)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         fan_in, fan_out = fans(shape)
@@ -161,8 +189,8 @@ def variance_scaling(
     return init
 
 
-def _one_at_a_time(init: Initializer) -> Initializer:
-    """Draw in a loop under `jax.vmap`.
+def _orthogonal(init: Initializer, ranks: Collection[int]) -> Initializer:
+    """Draw in float32 at least, which LAPACK needs, for these ranks, and in a loop under `jax.vmap`.
 
     XLA's CPU backend splits batched LAPACK calls over its threads and has each wait for the others; two such
     calls at once, as of a network's first layer and its others, were seen to wait for ever on two cores.
@@ -170,8 +198,13 @@ def _one_at_a_time(init: Initializer) -> Initializer:
 
     def draw(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
-            return init(key, shape, dtype)
+            return init(key, shape, check.accumulator(dtype)).astype(dtype)
 
+        key, shape, dtype = check.key(key), _shape(shape), check.dtype(dtype)
+        if len(shape) not in ranks or (min(ranks) > 2 and shape[-2] > shape[-1]):
+            wide = "" if min(ranks) == 2 else " with no more inputs than outputs"
+            expected = f"a kernel of {min(ranks)} axes or more{wide}"
+            check.fail("orthogonal", expected, f"shape {shape}", 'Use e.g. "gaussian".')
         return jax.custom_batching.sequential_vmap(one)(key)
 
     return draw
@@ -193,8 +226,8 @@ _INITIALIZERS: dict[str, Initializer] = {
     "lecun_uniform": variance_scaling(1.0, "fan_in", "uniform"),
     # W ~ N(0, 1/fan_in), not truncated: the ensemble of mean-field theory
     "gaussian": variance_scaling(1.0, "fan_in", "normal"),
-    "orthogonal": _one_at_a_time(jax.nn.initializers.orthogonal()),
-    "delta_orthogonal": _one_at_a_time(jax.nn.initializers.delta_orthogonal()),
+    "orthogonal": _orthogonal(jax.nn.initializers.orthogonal(), range(2, 33)),
+    "delta_orthogonal": _orthogonal(jax.nn.initializers.delta_orthogonal(), range(3, 6)),
 }
 for _alias, _name in (("xavier", "glorot"), ("kaiming", "he")):
     for _kind in ("normal", "uniform"):
@@ -235,3 +268,25 @@ def get(init: str | jax.typing.ArrayLike | Initializer, *, fan_in: float | None 
             "Use initializers.torch_uniform(n).",
         )
     return torch_uniform(fan_in)
+
+
+def draw(
+    init: str | jax.typing.ArrayLike | Initializer,
+    key: jax.Array,
+    shape: Sequence[int],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    fan_in: float | None = None,
+) -> jax.Array:
+    """Draw with `get`'s initialiser; raise if what a callable returns is no array of that shape.
+
+    Examples
+    --------
+    >>> draw("ones", jax.random.key(0), (2,))
+    Array([1., 1.], dtype=float32)
+    """
+    shape = _shape(shape)
+    drawn = get(init, fan_in=fan_in)(key, shape, dtype)
+    if (got := getattr(drawn, "shape", type(drawn).__name__)) != shape:
+        check.fail("initializer", f"an array of shape {shape} from it", got, "Mend the callable.")
+    return drawn

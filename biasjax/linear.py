@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from biasjax import check, initializers
-from biasjax._linear.windows import Padding, check_conv, im2col, pad_widths, per_axis, wrap
+from biasjax._linear import windows
+from biasjax._linear.windows import Padding
 
 __all__ = ["Linear", "Padding", "conv", "conv_init", "conv_transpose", "dense", "dense_init"]
 
@@ -57,7 +58,7 @@ def dense_init(
     inputs, outputs
         Numbers of features.
     use_bias
-        Whether there is a bias; without, it is None.
+        Whether there is a bias; None if not.
     kernel_init, bias_init
         Name from `initializers.NAMES`, number, or callable ``(key, shape, dtype)``.
 
@@ -70,6 +71,7 @@ def dense_init(
     True
     """
     shape = (check.positive_int("inputs", inputs), check.positive_int("outputs", outputs))
+    check.flags(use_bias=use_bias)
     return _init(key, shape, shape[1:] if use_bias else None, kernel_init, bias_init, dtype)
 
 
@@ -83,6 +85,7 @@ def dense(params: Linear, x: jax.Array) -> jax.Array:
     x
         ``(..., inputs)``, floating; the result is ``(..., outputs)`` in its dtype.
     """
+    check.record("dense", params, Linear, "Draw it with dense_init.")
     x = check.floating("dense", x)
     if params.kernel.ndim != 2:
         check.fail("dense", "a 2-D kernel", params.kernel.shape, "Use conv for a convolution's parameters.")
@@ -90,7 +93,7 @@ def dense(params: Linear, x: jax.Array) -> jax.Array:
     if x.ndim == 0 or x.shape[-1] != inputs:
         fix = "Flatten or slice the features to fit."
         check.fail("dense", f"inputs of shape (..., {inputs})", x.shape, fix)
-    return _add_bias(x @ params.kernel.astype(x.dtype), params.bias)
+    return windows.add_bias(x @ params.kernel.astype(x.dtype), params.bias)
 
 
 def conv_init(
@@ -144,7 +147,8 @@ def conv_init(
     check.positive_int("inputs", inputs)
     check.positive_int("outputs", outputs)
     check.positive_int("groups", groups)
-    window = tuple(check.positive_int("kernel_size", size) for size in kernel_size)
+    check.flags(use_bias=use_bias, untie_biases=untie_biases)
+    window = check.sizes("kernel_size", kernel_size)
     if not 1 <= len(window) <= 3:
         check.fail("kernel_size", "one to three entries", window, "Reshape the input to 1-D, 2-D or 3-D.")
     if inputs % groups or outputs % groups:
@@ -152,9 +156,10 @@ def conv_init(
         check.fail("groups", f"a divisor of {inputs} inputs and {outputs} outputs", groups, fix)
     bias_shape: tuple[int, ...] = (outputs,)
     if untie_biases:
-        if output_size is None or len(output_size) != len(window):
+        positions = () if output_size is None else check.sizes("output_size", output_size)
+        if len(positions) != len(window):
             check.fail("output_size", f"{len(window)} entries for untied biases", output_size, "Pass them.")
-        bias_shape = (*output_size, outputs)
+        bias_shape = (*positions, outputs)
     shape = (*window, inputs // groups, outputs)
     return _init(key, shape, bias_shape if use_bias else None, kernel_init, bias_init, dtype)
 
@@ -201,18 +206,21 @@ def conv(
     (1, 16, 16, 8)
     """
     check.choice("method", method, ("direct", "im2col"))
-    x, rank, dimensions = check_conv("conv", params.kernel, x, groups, channels_first)
+    check.record("conv", params, Linear, "Draw it with conv_init.")
+    x, rank, dimensions = windows.check_conv("conv", params.kernel, x, groups, channels_first)
     kernel = params.kernel.astype(x.dtype)
     window = kernel.shape[:rank]
-    strides, dilation = per_axis("strides", strides, rank), per_axis("dilation", dilation, rank)
-    pads = pad_widths(padding, rank)
+    strides, dilation = windows.per_axis(rank, strides=strides, dilation=dilation)
+    pads = windows.pad_widths(padding, rank)
     if pads == "CIRCULAR":
         reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
-        x, pads = wrap(x, reach, channels_first), "VALID"
+        x, pads = windows.wrap(x, reach, channels_first), "VALID"
+    positions = x.shape[2:] if channels_first else x.shape[1:-1]
+    windows.check_fit("conv", positions, pads, window, dilation)
     if method == "im2col":
         if groups > 1:
             check.fail("conv", "one group for im2col", groups, 'Use method="direct".')
-        y = im2col(kernel, x, strides, pads, dilation, channels_first)
+        y = windows.im2col(kernel, x, strides, pads, dilation, channels_first)
     else:
         y = jax.lax.conv_general_dilated(
             x,
@@ -223,9 +231,7 @@ def conv(
             dimension_numbers=dimensions,
             feature_group_count=groups,
         )
-    if 0 in y.shape and 0 not in x.shape:
-        check.fail("conv", "a window that fits into the input", x.shape, "Pad more or use a smaller kernel.")
-    return _add_bias(y, params.bias, channels_first)
+    return windows.add_bias(y, params.bias, channels_first)
 
 
 def conv_transpose(
@@ -255,19 +261,25 @@ def conv_transpose(
     >>> conv_transpose(params, jnp.ones((1, 16, 16, 3)), strides=2).shape
     (1, 32, 32, 8)
     """
-    x, rank, dimensions = check_conv("conv_transpose", params.kernel, x, 1, channels_first)
-    pads = pad_widths(padding, rank)
+    check.record("conv_transpose", params, Linear, "Draw it with conv_init.")
+    x, rank, dimensions = windows.check_conv("conv_transpose", params.kernel, x, 1, channels_first)
+    pads = windows.pad_widths(padding, rank)
     if pads == "CIRCULAR":
         check.fail("conv_transpose", "SAME, VALID or explicit padding", pads, "Wrap the input with jnp.pad.")
+    strides, dilation = windows.per_axis(rank, strides=strides, dilation=dilation)
+    if not isinstance(pads, str):
+        positions = x.shape[2:] if channels_first else x.shape[1:-1]
+        spread = [s * (n - 1) + 1 for s, n in zip(strides, positions, strict=True)]
+        windows.check_fit("conv_transpose", spread, pads, params.kernel.shape, dilation)
     y = jax.lax.conv_transpose(
         x,
         params.kernel.astype(x.dtype),
-        per_axis("strides", strides, rank),
+        strides,
         pads,
-        rhs_dilation=per_axis("dilation", dilation, rank),
+        rhs_dilation=dilation,
         dimension_numbers=dimensions,
     )
-    return _add_bias(y, params.bias, channels_first)
+    return windows.add_bias(y, params.bias, channels_first)
 
 
 def _init(
@@ -278,22 +290,10 @@ def _init(
     bias_init: str | float | initializers.Initializer,
     dtype: DTypeLike,
 ) -> Linear:
-    kernel_key, bias_key = jax.random.split(key)
-    kernel = initializers.get(kernel_init)(kernel_key, kernel_shape, dtype)
+    dtype = check.dtype(dtype)
+    kernel_key, bias_key = jax.random.split(check.key(key))
+    kernel = initializers.draw(kernel_init, kernel_key, kernel_shape, dtype)
     if bias_shape is None:
         return Linear(kernel)
     fan_in, _ = initializers.fans(kernel_shape)
-    return Linear(kernel, initializers.get(bias_init, fan_in=fan_in)(bias_key, bias_shape, dtype))
-
-
-def _add_bias(y: jax.Array, bias: jax.Array | None, channels_first: bool = False) -> jax.Array:
-    if bias is None:
-        return y
-    positions = y.shape[2:] if channels_first else y.shape[1:-1]
-    if bias.ndim > 1 and bias.shape[:-1] != positions:
-        fix = "Untied biases fit one input size; pass it as output_size to conv_init."
-        check.fail("bias", f"untied biases for {positions} positions", bias.shape[:-1], fix)
-    bias = bias.astype(y.dtype)
-    if channels_first:
-        bias = bias.reshape(-1, *[1] * (y.ndim - 2)) if bias.ndim == 1 else jnp.moveaxis(bias, -1, 0)
-    return y + bias
+    return Linear(kernel, initializers.draw(bias_init, bias_key, bias_shape, dtype, fan_in=fan_in))

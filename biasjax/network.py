@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.core
@@ -28,7 +28,7 @@ from jax.typing import ArrayLike, DTypeLike
 from biasjax import check, linear, norms
 from biasjax._network import architecture
 from biasjax._network.architecture import Network, NormOptions
-from biasjax._network.parameters import Block, Params, Scales, State, draw, scale
+from biasjax._network.parameters import Block, Params, Scales, State, check_params, draw, scale
 from biasjax._varying import vary_like
 from biasjax.activations import Activation
 
@@ -79,7 +79,12 @@ def init(
     params : Params
     state : State
     """
-    if not isinstance(scales.sigma_b, jax.core.Tracer) and not np.any(scales.sigma_b):
+    if not isinstance(cast(object, scales), Scales):
+        check.fail("init", "Scales", type(scales).__name__, "E.g. Scales(sigma_w=1.4).", TypeError)
+    if not isinstance(scales.sigma_b, jax.core.Tracer) and not np.any(
+        check.in_range("sigma_b", scales.sigma_b, low=0.0)
+    ):
+        architecture.parse_order(network)
         network = dataclasses.replace(network, bias_init="zeros")  # drawing them would only cost compile time
     params, state = draw(key, network, dtype=dtype)
     return scale(params, scales), state
@@ -122,8 +127,12 @@ def apply(
         With new running statistics in training (those of unused layers stay), unchanged otherwise.
     """
     order, row = architecture.parse_order(network), architecture.linear_layer(network)
+    check.flags(train=train)
+    check.number("momentum", momentum, 0.0, 1.0)
     if depth is not None:
-        check.in_range("depth", depth, 1, network.depth)
+        check.number("depth", depth, 1, network.depth)
+    check_params("network.apply", params)
+    _check_state("network.apply", state)
     if params.body.linear.kernel.shape[0] != network.depth - 1:
         got, fix = params.body.linear.kernel.shape[0] + 1, "Draw them with init for this network."
         check.fail("network.apply", f"parameters of {network.depth} hidden layers", got, fix)
@@ -171,7 +180,7 @@ def _run_steps(
 
 def hidden_biases(params: Params) -> jax.Array | None:
     """Biases of the hidden linear layers, ``(depth, width)``, or None if they have none."""
-    if params.stem.linear.bias is None:
+    if check_params("hidden_biases", params).stem.linear.bias is None:
         return None
     return _stack(params.stem.linear.bias, params.body.linear.bias)
 
@@ -202,6 +211,9 @@ def following_stats(
     True
     """
     before, _, after = architecture.parse_order(network)
+    _check_state("following_stats", state)
+    if depth is not None:
+        check.number("depth", depth, 1, network.depth)
     if after[:1] == ("bn",):
         return _stack(state.stem, state.body)
     if not after and before[:1] == ("bn",) and not network.residual:
@@ -212,6 +224,11 @@ def following_stats(
         last = (jnp.arange(network.depth) == depth - 1)[:, None]
         return jax.tree.map(functools.partial(jnp.where, last), state.tail, rows)
     return None
+
+
+def _check_state(what: str, state: State) -> None:
+    if not isinstance(cast(object, state), State):
+        check.fail(what, "State", type(state).__name__, "It comes with the parameters from init.", TypeError)
 
 
 def _stack(first: Tree, rest: Tree) -> Tree:

@@ -2,8 +2,7 @@
 
 One NamedTuple of parameters serves all: ``Norm(scale, bias)``, each None if absent. What batch norm carries
 from step to step is a NamedTuple of its own, ``BatchStats(mean, var)``. Statistics are two-pass
-(the mean of (x - mean)², never E[x²] - E[x]², which a constant offset ruins) and accumulated in at least
-float32; results have the input's dtype. Defaults of momentum and epsilon are Flax's.
+(the mean of (x - mean)², never E[x²] - E[x]²) and accumulated in at least float32; defaults are Flax's.
 """
 
 from __future__ import annotations
@@ -57,24 +56,22 @@ def norm_init(
     use_bias: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Norm:
-    """Make the parameters of a norm: ones and zeros.
-
-    Other starting values are a ``_replace`` away, e.g. ``norm._replace(scale=0 * norm.scale)`` for the
-    zero-initialised gamma of a residual branch.
+    """Make the parameters of a norm: ones and zeros; others are a ``_replace`` away.
 
     Parameters
     ----------
     features
         Size of the normalised channel axis.
     use_scale, use_bias
-        Whether there is a scale (gamma) and a bias (beta); without, None. RMS norm usually has no bias.
+        Whether there is a scale (gamma) and a bias (beta); without, None.
 
     Examples
     --------
     >>> norm_init(2, use_bias=False)
     Norm(scale=Array([1., 1.], dtype=float32), bias=None)
     """
-    shape = (check.positive_int("features", features),)
+    shape, dtype = (check.positive_int("features", features),), check.dtype(dtype)
+    check.flags(use_scale=use_scale, use_bias=use_bias)
     return Norm(jnp.ones(shape, dtype) if use_scale else None, jnp.zeros(shape, dtype) if use_bias else None)
 
 
@@ -86,7 +83,7 @@ def batch_stats_init(features: int, dtype: DTypeLike = jnp.float32) -> BatchStat
     >>> batch_stats_init(2)
     BatchStats(mean=Array([0., 0.], dtype=float32), var=Array([1., 1.], dtype=float32))
     """
-    shape = (check.positive_int("features", features),)
+    shape, dtype = (check.positive_int("features", features),), check.dtype(dtype)
     return BatchStats(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 
 
@@ -103,15 +100,13 @@ def batch_norm(
 ) -> tuple[jax.Array, BatchStats]:
     """Normalise each channel over batch and positions (Ioffe & Szegedy, arXiv 1502.03167).
 
-    In training with the batch's own mean and (biased) variance, otherwise with the running ones. A bias
-    added just before cancels in the first case and, until the running mean has caught up, not in the second.
+    In training with the batch's own mean and (biased) variance, which cancel a bias added just before;
+    otherwise with the running ones, which do when they have caught up.
 
     Parameters
     ----------
-    params
-        From `norm_init`.
-    state
-        Running statistics, from `batch_stats_init`.
+    params, state
+        From `norm_init` and `batch_stats_init`.
     x
         ``(batch, *positions, features)``, or ``(batch, features, *positions)`` with ``channels_first``.
     train
@@ -122,8 +117,6 @@ def batch_norm(
         Added to the variance; 1e-5 in Flax and PyTorch, 1e-3 in Keras.
     unbiased_running_var
         Whether the running variance has the factor n / (n - 1), as PyTorch's alone has.
-    channels_first
-        Layout of ``x`` and of the result.
 
     Returns
     -------
@@ -139,13 +132,14 @@ def batch_norm(
     >>> y.ravel().round(3), state.mean.round(3)
     (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
-    check.in_range("momentum", momentum, 0.0, 1.0)
+    check.flags(train=train, unbiased_running_var=unbiased_running_var)
+    check.number("momentum", momentum, 0.0, 1.0)
     x = _prepare("batch_norm", params, x, epsilon, channels_first)
-    if x.shape[-1] != state.mean.shape[0]:
-        check.fail("batch_norm", f"{state.mean.shape[0]} features", x.shape[-1], "Make state and x agree.")
+    _check_stats(state, x.shape[-1])
     wide = _wide(x)
     if not train:
-        y = _normalize(wide, state.mean, state.var, epsilon)
+        mean, var = (_per_channel(leaf, wide) for leaf in state)
+        y = _normalize(wide, mean, var, epsilon)
         return _finish(params, y, x.dtype, channels_first), state
     axes = tuple(range(x.ndim - 1))
     size = math.prod(x.shape[:-1])
@@ -164,10 +158,8 @@ def layer_norm(
 
     Parameters
     ----------
-    params
-        From `norm_init`.
-    x
-        ``(batch, ..., features)``, or ``(batch, features, *positions)`` with ``channels_first``.
+    params, x, channels_first
+        As in `batch_norm`.
 
     Examples
     --------
@@ -182,9 +174,7 @@ def layer_norm(
 def rms_norm(
     params: Norm, x: jax.Array, *, epsilon: ArrayLike = 1e-6, channels_first: bool = False
 ) -> jax.Array:
-    """Divide by the root mean square of the channels, without centring (Zhang & Sennrich, arXiv 1910.07467).
-
-    Parameters are those of `layer_norm`. Because nothing is subtracted, it cancels no bias.
+    """Divide by the root mean square of the channels, uncentred (Zhang & Sennrich, arXiv 1910.07467).
 
     Examples
     --------
@@ -209,8 +199,6 @@ def group_norm(
 
     Parameters
     ----------
-    params, x, epsilon, channels_first
-        As in `layer_norm`.
     groups
         Number of groups; it divides the features.
 
@@ -235,8 +223,6 @@ def instance_norm(
 ) -> jax.Array:
     """Normalise each channel of each example over its positions (Ulyanov et al., arXiv 1607.08022).
 
-    Parameters are those of `layer_norm`; ``x`` has at least one axis of positions.
-
     Examples
     --------
     >>> instance_norm(norm_init(1), jnp.array([[[1.0], [3.0]]])).ravel().round(3)
@@ -250,19 +236,32 @@ def instance_norm(
 def _prepare(what: str, params: Norm, x: jax.Array, epsilon: ArrayLike, channels_first: bool) -> jax.Array:
     """Check the input and move its channels last."""
     x = check.floating(what, x)
-    check.in_range("epsilon", epsilon, low=0.0)
+    check.number("epsilon", epsilon, low=0.0)
+    check.flags(channels_first=channels_first)
+    check.record(what, params, Norm, "Make it with norm_init.")
     if x.ndim < 2:
         check.fail(what, "at least two axes, batch and features", x.shape, "Add a batch axis with x[None].")
     x = jnp.moveaxis(x, 1, -1) if channels_first else x
     for name, leaf in params._asdict().items():
         if leaf is not None and leaf.shape != x.shape[-1:]:
             fix = f"The parameters' {name} has shape {leaf.shape}; see channels_first for the layout."
-            check.fail(what, f"{leaf.shape[0]} features", x.shape[-1], fix)
+            check.fail(what, f"{leaf.size} features", x.shape[-1], fix)
     return x
+
+
+def _check_stats(state: BatchStats, features: int) -> None:
+    check.record("batch_norm", state, BatchStats, "Make it with batch_stats_init.")
+    if {state.mean.shape, state.var.shape} != {(features,)}:
+        check.fail("batch_norm", f"{state.mean.size} features", features, "Make state and x agree.")
 
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(check.accumulator(x.dtype))
+
+
+def _per_channel(leaf: jax.Array, x: jax.Array) -> jax.Array:
+    # All axes, for rank promotion may be forbidden
+    return leaf.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
 
 def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -286,9 +285,9 @@ def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: ArrayLike
 def _finish(params: Norm, y: jax.Array, dtype: DTypeLike, channels_first: bool) -> jax.Array:
     """Scale, add the bias, and return to the caller's dtype and layout."""
     if params.scale is not None:
-        y = y * params.scale.astype(y.dtype)
+        y = y * _per_channel(params.scale, y)
     if params.bias is not None:
-        y = y + params.bias.astype(y.dtype)
+        y = y + _per_channel(params.bias, y)
     y = y.astype(dtype)
     return jnp.moveaxis(y, -1, 1) if channels_first else y
 

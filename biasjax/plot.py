@@ -12,9 +12,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from biasjax import _files
+import numpy as np
+
+from biasjax import _files, check
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,6 +60,11 @@ def panels(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    if isinstance(titles, str) or not isinstance(cast(object, titles), Sequence) or not titles:
+        check.fail("panels", "a list of titles", repr(titles), "One for each panel.", TypeError)
+    check.positive_int("columns", columns)
+    if np.shape(check.in_range("size", size, 0.1, 100.0)) != (2,):
+        check.fail("size", "width and height of a panel in inches", size, "E.g. (4.6, 3.2).")
     rows = -(-len(titles) // columns)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
@@ -85,6 +92,13 @@ def line(ax: Axes, y: xr.DataArray, x: str, *, over: str | None = None, **style:
     **style
         Passed to ``ax.plot``.
     """
+    if not hasattr(ax, "plot"):
+        check.fail("line", "Axes of matplotlib", type(ax).__name__, "Make them with panels.", TypeError)
+    if not hasattr(y, "coords"):
+        check.fail("line", "a DataArray", type(y).__name__, "Select one of the Dataset's.", TypeError)
+    check.choice("x", x, [str(name) for name in y.coords])
+    if over is not None:
+        check.choice("over", over, [str(name) for name in y.dims])
     mean = y if over is None else y.mean(over)
     (drawn,) = ax.plot(mean[x].values, mean.values, **style)
     if over is not None:
@@ -109,6 +123,10 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     """
     import matplotlib as mpl
 
+    if not isinstance(cast(object, path), (str, Path)):
+        check.fail("save", "a path", repr(path), "A file name without ending.", TypeError)
+    if not hasattr(figure, "savefig"):
+        check.fail("save", "a Figure", type(figure).__name__, "Make it with panels.", TypeError)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = io.BytesIO(), io.BytesIO()

@@ -58,7 +58,7 @@ def make_train(
     optimizer
         Name from `OPTIMIZERS`, or ``f(hyperparams, decay_mask)`` that returns an optax transformation.
     data
-        Training and test set; its dtype is that of the run.
+        Training and test set, labels from 0; its dtype is that of the run.
     steps, batch_size
         Number of updates and examples in each. Batches go through the training set in an order drawn anew
         each epoch, the incomplete last batch left out; the order depends on the key alone.
@@ -71,7 +71,7 @@ def make_train(
     -------
     callable
         ``train(key, scales=Scales(), hyperparams=Hyperparams()) -> (TrainState, History)``, pure: jit it, and
-        vmap it over any number.
+        vmap it over any number. Under ``jax.transfer_guard("disallow")`` it works jitted alone.
 
     Examples
     --------
@@ -160,7 +160,8 @@ def _plan(
     report_at: Sequence[int] | None,
     decay_biases: bool,
 ) -> stages.Run:
-    if isinstance(optimizer, str):
+    if not callable(optimizer):
         optimizer = OPTIMIZERS[check.choice("optimizer", optimizer, OPTIMIZERS)]
+    check.flags(decay_biases=decay_biases)
     report_at = check_run(network, data, steps, batch_size, report_at)
     return stages.Run(network, optimizer, data, steps, batch_size, report_at, decay_biases)

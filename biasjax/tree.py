@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
+from biasjax import check
 from biasjax._jaxpr import meetings
 from biasjax._text import table
 
@@ -44,19 +45,34 @@ _BIAS_NAME = re.compile(r"b|b\d+|b_?[qkvo]|beta|offset|shift|intercept|(.*_)?bia
 
 def path_string(path: tuple[Any, ...]) -> str:
     """Join the keys of a leaf's path by "/", e.g. "encoder/0/bias"."""
+    if not isinstance(cast(object, path), tuple):
+        check.fail("path", "a tuple of keys", repr(path), "They come from jax.tree_util.", TypeError)
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def paths(params: Any) -> dict[str, Any]:
-    """Leaves by path, in tree order.
+    """Leaves by path, in tree order; two of one path, as of {"a/b": x, "a": {"b": y}}, are refused.
 
     Examples
     --------
     >>> paths({"dense": {"kernel": 1.0, "bias": None}, "head": [2.0]})
     {'dense/kernel': 1.0, 'head/0': 2.0}
     """
-    leaves = cast("list[tuple[tuple[Any, ...], Any]]", jax.tree_util.tree_leaves_with_path(params))
-    return {path_string(path): leaf for path, leaf in leaves}
+    found: dict[str, Any] = {}
+    for path, leaf in _leaves(params):
+        if path in found:
+            check.fail("paths", "one leaf at each path", f"two at {path!r}", "Rename one of their keys.")
+        found[path] = leaf
+    return found
+
+
+def _leaves(params: Any) -> list[tuple[str, Any]]:
+    """Leaves with their paths, which need not differ."""
+    try:
+        leaves = cast("list[tuple[tuple[Any, ...], Any]]", jax.tree_util.tree_leaves_with_path(params))
+    except ValueError as error:  # keys of a dict that cannot be sorted
+        check.fail("params", "a pytree", error, "Use one type of keys.", TypeError)
+    return [(path_string(path), leaf) for path, leaf in leaves]
 
 
 def is_bias(path: str, leaf: Any = None) -> bool:
@@ -74,6 +90,8 @@ def is_bias(path: str, leaf: Any = None) -> bool:
     >>> [is_bias(p) for p in ("mlp/bias", "linear/b", "norm/offset", "mlp/kernel", "bias_net/kernel")]
     [True, True, True, False, False]
     """
+    if not isinstance(cast(object, path), str):
+        check.fail("is_bias", "a path", repr(path), 'Join its keys by "/".', TypeError)
     keys = [key for key in re.split(r"[/.]", path) if key != "value"]
     return bool(keys) and _BIAS_NAME.fullmatch(keys[-1].lower()) is not None
 
@@ -91,6 +109,7 @@ def bias_mask(params: Any, is_bias: IsBias = is_bias) -> Any:
     >>> decayed = lambda params: jax.tree.map(lambda bias: not bias, bias_mask(params))
     >>> tx = optax.adamw(1e-3, weight_decay=1e-2, mask=decayed)
     """
+    check.function("is_bias", is_bias)
 
     def at(path: tuple[Any, ...], leaf: Any) -> bool:
         return is_bias(path_string(path), leaf)
@@ -116,8 +135,12 @@ def count(params: Any, is_bias: IsBias = is_bias) -> Count:
     >>> count({"kernel": jnp.zeros((3, 3, 3, 64)), "bias": jnp.zeros(64)})
     Count(total=1792, biases=64)
     """
-    arrays = {path: leaf for path, leaf in paths(params).items() if hasattr(leaf, "shape")}
-    sizes = [(math.prod(leaf.shape), is_bias(path, leaf)) for path, leaf in arrays.items()]
+    return _count(_leaves(params), check.function("is_bias", is_bias))
+
+
+def _count(leaves: list[tuple[str, Any]], is_bias: IsBias) -> Count:
+    arrays = [(path, leaf) for path, leaf in leaves if hasattr(leaf, "shape")]
+    sizes = [(math.prod(leaf.shape), is_bias(path, leaf)) for path, leaf in arrays]
     return Count(sum(n for n, _ in sizes), sum(n for n, bias in sizes if bias))
 
 
@@ -167,12 +190,24 @@ def layers(fn: Callable[..., Any], params: Any, *args: Any, is_bias: IsBias = is
     >>> layers(lambda p, x: x @ p["w"] + p["b"], {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))
     [Layer(name='params', output_shape=(5, 2), repeats=1, parameters=8, biases=2)]
     """
-    nodes: dict[str, dict[str, Any]] = {}
-    for path, leaf in paths(params).items():
-        nodes.setdefault(_node(path), {})[path] = leaf
-    found = meetings.find(jax.make_jaxpr(fn)(params, *args), [_node(path) for path in paths(params)])
+    check.function("fn", fn)
+    check.function("is_bias", is_bias)
+    _check_traceable({"params": params, "args": args})
+    leaves, nodes = _leaves(params), dict[str, list[tuple[str, Any]]]()
+    for path, leaf in leaves:
+        nodes.setdefault(_node(path), []).append((path, leaf))
+    found = meetings.find(jax.make_jaxpr(fn)(params, *args), [_node(path) for path, _ in leaves])
     used = {name: found.get(name, (None, 1)) for name in [*found, *nodes]}
-    return [Layer(name, *meeting, *count(nodes[name], is_bias)) for name, meeting in used.items()]
+    return [Layer(name, *meeting, *_count(nodes[name], is_bias)) for name, meeting in used.items()]
+
+
+def _check_traceable(arguments: Any) -> None:
+    for path, leaf in _leaves(arguments):
+        try:
+            jax.typeof(leaf)
+        except (TypeError, OverflowError):
+            fix = "Close over what is no array, or filter it out."
+            check.fail("layers", f"an array or number at {path}", repr(leaf), fix, TypeError)
 
 
 def _node(path: str) -> str:

@@ -40,3 +40,18 @@ def test_clusters_are_as_far_apart_as_said(key):
     assert drawn.shape == (3, 800, 16)
     with pytest.raises(ValueError, match="examples: expected at least 5, got 4"):
         data.clusters(key, examples=4)
+
+
+def test_no_data_are_flattened_and_casts_checked(key):
+    none = data.Data(*(x[:0] for x in data.clusters(key, examples=5)))
+    images = none._replace(train_x=none.train_x.reshape(0, 4, 4, 1))
+    assert data.flatten(images).train_x.shape == (0, 16)
+    with pytest.raises(TypeError, match="data: expected Data, got None"):
+        data.flatten(None)  # pyright: ignore
+    with pytest.raises(TypeError, match="dtype: expected a floating dtype, got 'int32'"):
+        data.astype(none, "int32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_clusters_are_of_the_dtype_asked_for(dtype, key):
+    assert data.clusters(key, dtype=dtype).train_x.dtype == dtype

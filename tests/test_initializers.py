@@ -82,6 +82,9 @@ def test_constants_and_callables(key):
         (lambda: initializers.get("zeroes"), "Did you mean 'zeros'"),
         (lambda: initializers.get("torch_uniform"), "fan_in of the bias' kernel"),
         (lambda: initializers.variance_scaling(mode="fan"), "mode: expected one of"),
+        (lambda: initializers.get("orthogonal")(jax.random.key(0), (3,)), "a kernel of 2 axes or more, got"),
+        (lambda: initializers.get("delta_orthogonal")(jax.random.key(0), (3, 4, 2)), "no more inputs than"),
+        (lambda: initializers.torch_uniform(0), "fan_in: expected a number above 0"),
         (lambda: initializers.variance_scaling(-1.0), "scale: expected a number in"),
     ],
 )
@@ -98,3 +101,11 @@ def test_orthogonal_draws_are_those_of_jax_under_vmap_too(name, shape):
     theirs = getattr(jax.nn.initializers, name)()
     for i, j in np.ndindex(2, 3):
         np.testing.assert_allclose(many[i, j], theirs(keys[i, j], shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_orthogonal_draws_of_narrow_dtypes_are_those_of_float32(dtype, key):
+    draw = initializers.get("orthogonal")
+    narrow = draw(key, (8, 4), dtype)
+    assert narrow.dtype == dtype
+    np.testing.assert_array_equal(narrow, draw(key, (8, 4)).astype(dtype))

@@ -183,3 +183,33 @@ BAD = [
 def test_bad_input_is_refused_clearly(call, error, message):
     with pytest.raises(error, match=message):
         call(_params(), _x(2, 8, 7, 4))
+
+
+SCALAR = linear.Linear(jnp.ones(()))
+WRONG = [
+    (lambda: linear.dense(None, X), TypeError, "dense: expected Linear, got None"),
+    (lambda: linear.dense([jnp.ones((3, 2))], X), TypeError, "dense: expected Linear, got "),
+    (lambda: linear.dense(SCALAR, X), ValueError, "dense: expected a 2-D kernel"),
+    (
+        lambda: linear.dense(linear.Linear(jnp.ones((3, 2)), jnp.ones(())), X),
+        ValueError,
+        "expected 2 entries",
+    ),
+    (lambda: linear.conv(SCALAR, X), ValueError, "conv: expected a kernel of 3 to 5 axes"),
+    (
+        lambda: linear.conv(linear.Linear(jnp.ones((3, 2))), X),
+        ValueError,
+        "conv: expected a kernel of 3 to 5",
+    ),
+    (lambda: linear.conv_transpose(None, X), TypeError, "conv_transpose: expected Linear, got None"),
+    (lambda: linear.conv_init(jax.random.key(0), 1, 1, 3), TypeError, "kernel_size: expected a sequence"),
+    (lambda: linear.dense_init(0, 1, 1), TypeError, "key: expected one PRNG key, got 0"),
+    (lambda: linear.dense_init(jax.random.key(0), 2**31, 1), ValueError, "an integer of at most"),
+]
+X = jnp.ones((4, 3))
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_what_is_no_parameter_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,6 +1,8 @@
 """The command line."""
 
 import json
+import sys
+import types
 
 import flax.linen as nn
 import jax
@@ -103,3 +105,24 @@ OPTIONS = {
 def test_options_are_refused_before_the_audit(options, capsys):
     assert run(f"{__name__}:raising", *options) == 2
     assert OPTIONS[options] in capsys.readouterr().err
+
+
+def test_a_link_beside_the_findings_is_not_followed(tmp_path):
+    path, victim = tmp_path / "audit.json", tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "audit.json.part").symlink_to(victim)
+    assert run(f"{__name__}:plain_function", "--json", str(path)) == 0
+    assert victim.read_text() == "mine"
+    assert json.loads(path.read_text())
+
+
+def test_a_safe_path_leaves_the_working_directory_out(tmp_path, monkeypatch, capsys):
+    (tmp_path / "left_out.py").write_text("def model(): return 1\n")
+    monkeypatch.chdir(tmp_path)
+    for safe, message in ((True, "No module named 'left_out'"), (False, "to return (fn, params, *args)")):
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+        flags = types.SimpleNamespace(safe_path=safe)
+        own = types.SimpleNamespace(path=sys.path, stderr=sys.stderr, flags=flags)
+        monkeypatch.setattr("biasjax.__main__.sys", own)
+        assert run("left_out:model") == 2
+        assert message in capsys.readouterr().err

@@ -224,3 +224,32 @@ def test_bad_input_is_refused_clearly(call, error, message):
 
 def test_one_example_with_many_positions_is_enough():
     assert _bn(_x(1, 4, 4, 6))[0].shape == (1, 4, 4, 6)
+
+
+SCALAR = norms.Norm(jnp.ones(()))
+WRONG = [
+    (
+        lambda: norms.layer_norm(SCALAR, jnp.ones((2, 3))),
+        ValueError,
+        "layer_norm: expected 1 features, got 3",
+    ),
+    (lambda: norms.layer_norm(norms.Norm(), jnp.ones(())), ValueError, "at least two axes"),
+    (lambda: norms.rms_norm(None, jnp.ones((2, 3))), TypeError, "rms_norm: expected Norm, got None"),
+    (lambda: norms.group_norm([1.0], jnp.ones((2, 3)), groups=1), TypeError, "expected Norm, got"),
+    (lambda: _batch_norm(None), TypeError, "batch_norm: expected BatchStats, got None"),
+    (
+        lambda: _batch_norm(norms.BatchStats(jnp.ones(()), jnp.ones(()))),
+        ValueError,
+        "statistics of 3 features",
+    ),
+]
+
+
+def _batch_norm(state):
+    return norms.batch_norm(norms.norm_init(3), state, jnp.ones((2, 3)), train=True)
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_what_is_no_parameter_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -22,6 +22,11 @@ def _network(**options):
     return Network(**{"inputs": 5, "width": 12, "depth": 2, "outputs": 4, "order": "dense-bn-relu"} | options)
 
 
+def _labelled(**labels):
+    """Replace the last label of a part."""
+    return CLUSTERS._replace(**{part: getattr(CLUSTERS, part).at[-1].set(y) for part, y in labels.items()})
+
+
 def _train(
     optimizer: Any = "sgd",
     steps=30,
@@ -128,7 +133,7 @@ def test_sgd_leaves_a_dead_bias_still_and_l2_shrinks_it():
     np.testing.assert_allclose(shrunk, (1 - 0.1 * 0.05) ** 200, rtol=1e-4)
 
 
-def test_adam_turns_round_off_into_drift_unless_epsilon_is_large(key, standard_promotion):
+def test_adam_turns_round_off_into_drift_unless_epsilon_is_large(key):
     train = jax.jit(_train("adam", steps=300, depth=1))
     drift = [
         float(train(key, Scales(), Hyperparams(1e-3, adam_epsilon=epsilon))[1].bias_drift[-1].max())
@@ -139,7 +144,7 @@ def test_adam_turns_round_off_into_drift_unless_epsilon_is_large(key, standard_p
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_decay_can_skip_biases(optimizer, key, standard_promotion):
+def test_decay_can_skip_biases(optimizer, key):
     for decay_biases, expected in ((True, False), (False, True)):
         train = _train(optimizer, decay_biases=decay_biases, depth=1)
         numbers = Hyperparams(0.01, 0.5, adam_epsilon=1e-3)
@@ -207,7 +212,7 @@ def test_reports_of_a_masked_depth_are_those_of_the_shallower_network(key):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
-def test_runs_keep_a_dtype_narrower_than_their_numbers(optimizer, key, standard_promotion):
+def test_runs_keep_a_dtype_narrower_than_their_numbers(optimizer, key):
     narrow = data.astype(CLUSTERS, "bfloat16")
     train = _train(optimizer, dataset=narrow, steps=3)
     end, history = jax.jit(lambda rate: train(key, Scales(), Hyperparams(rate, rate)))(jnp.float32(0.1))
@@ -242,7 +247,7 @@ def test_reports_where_asked_and_what_applies(key):
     assert "running_mean=float32[21,2]" in repr(free)
 
 
-def test_learns_digits(key, standard_promotion):
+def test_learns_digits(key):
     digits = data.digits()
     net = Network(inputs=1, width=8, depth=2, outputs=10, order="conv-bn-relu", linear_bias=False)
     train = jax.jit(make_train(net, "adam", digits, steps=250, batch_size=64))
@@ -276,7 +281,7 @@ def test_steps_are_the_run_and_resume_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_runs_can_be_spread_over_devices(optimizer, standard_promotion):
+def test_runs_can_be_spread_over_devices(optimizer):
     mesh = jax.make_mesh((2,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = functools.partial(jax.shard_map, mesh=mesh, in_specs=jax.P("device"), out_specs=jax.P("device"))
     options = {"steps": 12, "batch_size": 20, "report_at": (0, 5, 12)}
@@ -312,7 +317,23 @@ def test_own_optimizer_works_as_a_named_one(key):
     np.testing.assert_allclose(_train(own)(key)[1].loss, _train("sgd")(key)[1].loss)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_runs_under_strict_promotion_of_ranks_and_without_transfers(optimizer, key):
+    train = _train(optimizer, steps=2, depth=2, order="dense-bn-relu")
+    run = jax.jit(lambda key, rate: train(key, Scales(), Hyperparams(rate, momentum=rate))[1].loss)
+    rate = jnp.float32(0.1)
+    with jax.numpy_rank_promotion("raise"), jax.transfer_guard("disallow"):
+        losses = run(key, rate)
+    assert np.isfinite(losses).all()
+
+
 BAD = [
+    (lambda: _train(dataset=_labelled(train_y=-1)), ValueError, "labels from 0 in train_y, got -1"),
+    (lambda: _train(dataset=_labelled(test_y=-1)), ValueError, "labels from 0 in test_y, got -1"),
+    (lambda: _train(dataset=CLUSTERS._replace(train_y=CLUSTERS.train_y[1:])), ValueError, "of shape .120,."),
+    (lambda: _train(dataset=CLUSTERS._replace(test_y=CLUSTERS.train_y)), ValueError, "test_y of shape .30,."),
+    (lambda: _train(dataset=CLUSTERS._replace(train_y=CLUSTERS.train_x[:, 0])), TypeError, "integer labels"),
+    (lambda: _train(dataset=None), TypeError, "data: expected Data, got None"),
     (lambda: _train("sdg"), ValueError, "Did you mean 'sgd'"),
     (lambda: _train(batch_size=121), ValueError, "at most the 120 training examples, got 121"),
     (lambda: _train(batch_size=1), ValueError, "at least 2 under batch norm"),

@@ -139,3 +139,24 @@ def test_paths_of_other_frameworks():
     ]
     params = hk.transform(lambda x: hk.Linear(3)(x)).init(jax.random.key(0), np.ones((1, 2), np.float32))
     assert tree.count(params) == (9, 3)
+
+
+def test_leaves_whose_paths_collide_are_all_counted():
+    params = {"a/b": jnp.ones(3), "a": {"b": jnp.ones(5), "w": jnp.ones(2)}}
+    assert tree.count(params) == (10, 8)
+    (row,) = tree.layers(lambda p, x: x + p["a/b"].sum() + p["a"]["b"].sum(), params, jnp.ones(4))
+    assert (row.name, row.parameters, row.biases) == ("a", 10, 8)
+    with pytest.raises(ValueError, match="expected one leaf at each path, got two at 'a/b'"):
+        tree.paths(params)
+
+
+def test_numbers_are_summarised_and_other_leaves_refused():
+    def fn(params, x):
+        return x * params["gain"] + params["bias"]
+
+    params: dict[str, Any] = {"gain": 2.0, "bias": jnp.ones(3)}
+    assert "params  (3,)               3       3" in tree.summary(fn, params, jnp.ones(3))
+    with pytest.raises(TypeError, match="layers: expected an array or number at params/name, got 'net'"):
+        tree.summary(fn, params | {"name": "net"}, jnp.ones(3))
+    with pytest.raises(TypeError, match="fn: expected a function, got None"):
+        tree.summary(None, params)  # pyright: ignore

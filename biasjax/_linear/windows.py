@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from biasjax import check
@@ -21,7 +20,10 @@ def check_conv(
     """Check an input against a kernel; return it as an array, its spatial rank and dimension numbers."""
     x = check.floating(what, x)
     check.positive_int("groups", groups)
+    check.flags(channels_first=channels_first)
     rank = kernel.ndim - 2
+    if not 1 <= rank <= 3:
+        check.fail(what, "a kernel of 3 to 5 axes", kernel.shape, "Draw it with conv_init.")
     layout = "(batch, channels, *positions)" if channels_first else "(batch, *positions, channels)"
     if x.ndim != rank + 2:
         fix = "Add or drop axes (x[None] adds a batch axis)."
@@ -37,6 +39,25 @@ def check_conv(
     inout = (0, channels, *spatial)
     kernel_spec = (rank + 1, rank, *range(rank))
     return x, rank, jax.lax.ConvDimensionNumbers(inout, kernel_spec, inout)
+
+
+def check_fit(
+    what: str,
+    positions: Sequence[int],
+    pads: str | Sequence[tuple[int, int]],
+    window: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """Raise where the window does not fit into the padded positions."""
+    if pads == "SAME":
+        return
+    widths = [(0, 0)] * len(positions) if isinstance(pads, str) else pads
+    padded = [n + low + high for n, (low, high) in zip(positions, widths, strict=True)]
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=False)]
+    if any(r > n for r, n in zip(reach, padded, strict=True)):
+        fix = "Pad more or use a smaller kernel."
+        got = f"{tuple(reach)} for {tuple(padded)}"
+        check.fail(what, "a window that fits into the input", got, fix)
 
 
 def wrap(x: jax.Array, reach: Sequence[int], channels_first: bool) -> jax.Array:
@@ -73,21 +94,40 @@ def im2col(
     return jnp.moveaxis(y, -1, 1) if channels_first else y
 
 
-def per_axis(what: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """One positive number for each spatial axis."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(values) != rank:
-        check.fail(what, f"one number or {rank}", values, "Give one for each spatial axis.")
-    return tuple(check.positive_int(what, v) for v in values)
+def per_axis(rank: int, **values: int | Sequence[int]) -> list[tuple[int, ...]]:
+    """One positive number for each spatial axis, of each of ``values``."""
+    found = []
+    for what, value in values.items():
+        several = tuple(value) if isinstance(value, (list, tuple)) else (value,) * rank
+        if len(several) != rank:
+            check.fail(what, f"one number or {rank}", several, "Give one for each spatial axis.")
+        found.append(check.sizes(what, several))
+    return found
 
 
 def pad_widths(padding: Padding, rank: int) -> str | list[tuple[int, int]]:
     """Name of a padding, or what it adds at both ends of each spatial axis."""
     if isinstance(padding, str):
         return check.choice("padding", padding.upper(), ("SAME", "VALID", "CIRCULAR"))
-    entries = list(padding) if isinstance(padding, Sequence) else [padding] * rank
-    if len(entries) != rank or any(np.shape(entry) not in ((), (2,)) for entry in entries):
+    entries = list(padding) if isinstance(padding, (list, tuple)) else [padding] * rank
+    pairs = [entry if isinstance(entry, (list, tuple)) else (entry, entry) for entry in entries]
+    if len(pairs) != rank or any(len(pair) != 2 for pair in pairs):
         expected = f"a name, one number or {rank} entries, each a number or (low, high)"
         check.fail("padding", expected, padding, "Give one per spatial axis.")
-    pairs = [np.broadcast_to(entry, 2) for entry in entries]
-    return [(int(low), int(high)) for low, high in pairs]
+    low = -(2**31)  # padding below 0 crops
+    return [(check.positive_int("padding", a, low), check.positive_int("padding", b, low)) for a, b in pairs]
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None, channels_first: bool = False) -> jax.Array:
+    """Add a bias of shape (features,) or, untied, (*positions, features)."""
+    if bias is None:
+        return y
+    positions, features = (y.shape[2:], y.shape[1]) if channels_first else (y.shape[1:-1], y.shape[-1])
+    if bias.shape[-1:] != (features,):
+        check.fail("bias", f"{features} entries, as the kernel has outputs", bias.shape, "Make them agree.")
+    if bias.ndim > 1 and bias.shape[:-1] != positions:
+        fix = "Untied biases fit one input size; pass it as output_size to conv_init."
+        check.fail("bias", f"untied biases for {positions} positions", bias.shape[:-1], fix)
+    # All axes, for rank promotion may be forbidden
+    bias = bias.astype(y.dtype).reshape(*[1] * (y.ndim - bias.ndim), *bias.shape)
+    return y + (jnp.moveaxis(bias, -1, 1) if channels_first else bias)

@@ -78,10 +78,14 @@ class Network:
             check.positive_int(name, getattr(self, name))
         if self.outputs is not None:
             check.positive_int("outputs", self.outputs)
+        for name in ("residual", "linear_bias", "norm_scale", "norm_bias", "head_bias"):
+            check.flags(**{name: getattr(self, name)})
         order = parse_order(self)
         if order.norm == "gn" and self.width % self.groups:
             check.fail("groups", f"a divisor of the width {self.width}", self.groups, "Choose a divisor.")
-        object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
+        object.__setattr__(self, "kernel_size", check.sizes("kernel_size", self.kernel_size))
+        if not 1 <= len(self.kernel_size) <= 3:
+            check.fail("kernel_size", "one to three entries", self.kernel_size, "One for each position axis.")
         check.choice("padding", self.padding, ("SAME", "CIRCULAR"))
         check.choice("conv_method", self.conv_method, ("im2col", "direct"))
         initializers.get(self.kernel_init)
@@ -203,6 +207,9 @@ def parse_order(network: Network) -> Order:
     >>> parse_order(Network(inputs=1, width=1, depth=1, order="bn-relu-conv")).linear
     'conv'
     """
+    if not isinstance(network, Network):
+        fix = "Make it with Network(inputs=..., width=..., ...)."
+        check.fail("network", "a Network", type(network).__name__, fix, TypeError)
     order, own = network.order, network.activation
     tokens = order.split("-") if isinstance(order, str) else [order]
     for token in tokens:

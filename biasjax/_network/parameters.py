@@ -37,6 +37,7 @@ class Scales(NamedTuple):
 
     def each_layer(self, depth: int, dtype: DTypeLike) -> Scales:
         """Check the scales and give each layer its own, ``(depth,)``."""
+        depth, dtype = check.positive_int("depth", depth), check.dtype(dtype)
         for name, value in self._asdict().items():
             check.in_range(name, value, low=-np.inf if name == "bias_mean" else 0.0)
             if np.shape(value) not in ((), (depth,)):
@@ -101,6 +102,7 @@ def draw(key: jax.Array, network: Network, *, dtype: DTypeLike = jnp.float32) ->
     True
     """
     order, row = architecture.parse_order(network), architecture.linear_layer(network)
+    key, dtype = check.key(key), check.dtype(dtype)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(network.depth))
     stem = row.init(network, keys[0], network.inputs, dtype)
     # Layer by layer: random bits of all layers at once leave the cache and take twice the time on a CPU
@@ -130,12 +132,27 @@ def scale(params: Params, scales: Scales) -> Params:
     scales
         Traced; `ValueError` if sigma_w or sigma_b is negative or its shape neither () nor (depth,).
     """
-    kernels = params.body.linear.kernel
+    if not isinstance(scales, Scales):
+        got, fix = type(scales).__name__, "E.g. Scales(sigma_w=1.4)."
+        check.fail("scale", "Scales", got, fix, TypeError)
+    kernels = check_params("scale", params).body.linear.kernel
     each = scales.each_layer(kernels.shape[0] + 1, kernels.dtype)
     first, rest = jax.tree.map(lambda x: x[0], each), jax.tree.map(lambda x: x[1:], each)
     stem = params.stem._replace(linear=_scale(params.stem.linear, first))
     body = params.body._replace(linear=jax.vmap(_scale)(params.body.linear, rest))
     return params._replace(stem=stem, body=body)
+
+
+def check_params(what: str, params: Params) -> Params:
+    """Return the parameters of a network, or raise `TypeError` when something else stands where they do."""
+    fix = "Draw them with network.init."
+    if not isinstance(params, Params):
+        check.fail(what, "Params", type(params).__name__, fix, TypeError)
+    for block in (params.stem, params.body):
+        if not isinstance(block, Block):
+            check.fail(what, "a Block", type(block).__name__, fix, TypeError)
+        check.record(what, block.linear, linear.Linear, fix)
+    return params
 
 
 def _scale(draws: linear.Linear, scales: Scales) -> linear.Linear:

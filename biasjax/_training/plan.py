@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -23,6 +24,7 @@ def default_reports(steps: int) -> tuple[int, ...]:
     >>> default_reports(100)[:3], len(default_reports(100))
     ((0, 5, 10), 21)
     """
+    check.positive_int("steps", steps)
     return tuple(sorted({round(i * steps / 20) for i in range(21)}))
 
 
@@ -32,9 +34,14 @@ def check_run(
     """Raise where data, network and sizes do not fit; return the steps at which to report."""
     check.positive_int("steps", steps)
     check.positive_int("batch_size", batch_size)
+    linear_layer(network)
+    check.record("data", data, Data, "Make it with data.Data(train_x, train_y, test_x, test_y).")
     check.floating("data", data.train_x)
+    check.floating("data", data.test_x)
+    for part in ("train", "test"):
+        _check_labels(part, getattr(data, f"{part}_x"), getattr(data, f"{part}_y"))
     _check_data(network, data, batch_size)
-    chosen = default_reports(steps) if report_at is None else tuple(int(step) for step in report_at)
+    chosen = default_reports(steps) if report_at is None else _steps(report_at)
     increasing = list(chosen) == sorted(set(chosen))
     if not chosen or not increasing or chosen[0] < 0 or chosen[-1] != steps:
         fix = f"End with steps={steps} so that the run is whole."
@@ -42,8 +49,29 @@ def check_run(
     return chosen
 
 
+def _steps(report_at: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(step) for step in report_at)
+    except TypeError as error:
+        check.fail("report_at", "a sequence of integers", error, "Write e.g. (0, 10, 20).", TypeError)
+
+
+def _check_labels(part: str, x: jax.Array, y: jax.Array) -> None:
+    """Raise unless there is one integer from 0 for each example."""
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        fix = "Cast them, e.g. labels.astype(jnp.int32)."
+        check.fail("data", f"integer labels in {part}_y", y.dtype, fix, TypeError)
+    if x.ndim == 0 or y.shape != x.shape[:1]:
+        fix = "Give each example one label, and each label its example."
+        check.fail("data", f"{part}_y of shape {x.shape[:1]}, as {part}_x has examples", y.shape, fix)
+    if not isinstance(y, jax.core.Tracer) and y.size and (lowest := int(np.asarray(y).min())) < 0:
+        check.fail("data", f"labels from 0 in {part}_y", lowest, "Leave out examples without a label.")
+
+
 def _check_data(network: Network, data: Data, batch_size: int) -> None:
     examples, features = data.train_x.shape[0], data.train_x.shape[-1]
+    if data.test_x.shape[1:] != data.train_x.shape[1:]:
+        check.fail("data", f"test inputs like {data.train_x.shape[1:]}", data.test_x.shape, "Reshape them.")
     dense = linear_layer(network).positions(network) == 0
     if batch_size > examples:
         check.fail("batch_size", f"at most the {examples} training examples", batch_size, "Make it smaller.")
@@ -57,7 +85,7 @@ def _check_data(network: Network, data: Data, batch_size: int) -> None:
         fix = "Set Network(inputs=...), or flatten images with data.flatten for dense layers."
         check.fail("network", f"inputs={features} as in the data", network.inputs, fix)
     known = [np.asarray(y) for y in (data.train_y, data.test_y) if not isinstance(y, jax.core.Tracer)]
-    classes = 1 + max((int(y.max()) for y in known), default=0)
+    classes = 1 + max((int(y.max()) for y in known if y.size), default=0)
     if network.outputs is None or network.outputs < classes:
         check.fail("network", f"outputs={classes} or more", network.outputs, "Set Network(outputs=...).")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
@@ -20,7 +22,15 @@ def first_state(
     biases, stats = hidden_biases(params), following_stats(network, state)
     gradient = None if biases is None else jnp.zeros(network.depth, biases.dtype)
     share = None if biases is None or stats is None else jnp.zeros_like(biases)
-    return TrainState(params, state, tx.init(cast(Any, params)), gradient, share)
+    with _as_optax_wants():
+        return TrainState(params, state, tx.init(cast(Any, params)), gradient, share)
+
+
+@contextlib.contextmanager
+def _as_optax_wants() -> Iterator[None]:
+    """Allow promotion: optax's Adam raises a traced decay rate to the power of an integer count."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def run(
@@ -51,7 +61,8 @@ def update(
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
-    updates, optimizer_state = tx.update(gradients, old.optimizer_state, cast(Any, old.params))
+    with _as_optax_wants():
+        updates, optimizer_state = tx.update(gradients, old.optimizer_state, cast(Any, old.params))
     # Traced hyperparameters may be wider than the run
     params, optimizer_state = jax.tree.map(
         lambda was, now: jnp.asarray(now, was.dtype),

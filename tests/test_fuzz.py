@@ -1,0 +1,255 @@
+"""Whatever it is given, a public function works or refuses it in the one wording of the house.
+
+Every call draws its arguments from its own number: right ones, and things that are none. Functions are
+traced, not compiled, so that nothing is computed or allocated. FUZZ_CALLS=10000 is the long run.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import random
+import re
+import signal
+import traceback
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import biasjax
+from biasjax import activations, attention, check, data, initializers, linear, network, norms, training, tree
+
+CALLS = int(os.environ.get("FUZZ_CALLS", "500"))
+SECONDS = 20  # for one call
+WORDING = re.compile(r".+: expected .+, got .+\. .+", re.DOTALL)
+# Python's own words about a call, of a function of ours or of one that was passed
+BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
+
+KNOWN = {
+    "audit": "traces and computes with the caller's own function",
+    "gaussian": "floats of strings and functions",
+    "jacobian": "computes what it checks",
+    "meanfield": "backward, fluctuations of scalars; second_moment of what is no activation; huge integers",
+    "normrates": "batch_norm_relu of what is no number; residual of booleans",
+    "phases": "depth_scale of other shapes and booleans; fixed_points with no slots",
+    "propagation": "growth of what is no DataArray",
+    "store": "paths that are none, in Python's words",
+    "submit": "starts processes",
+    "sweep": "computes and writes files",
+}
+"""Modules whose arguments are not drawn yet, and what they would raise."""
+
+
+def _ones(make, *args):
+    """Array of ones for each that a function would return."""
+    return jax.tree.map(lambda one: jnp.asarray(np.ones(one.shape, one.dtype)), jax.eval_shape(make, *args))
+
+
+KEYS = jax.random.wrap_key_data(jnp.asarray(np.zeros((2, 2), np.uint32)))
+KEY = jax.random.wrap_key_data(jnp.asarray(np.zeros(2, np.uint32)))
+NETWORK = network.Network(inputs=3, width=4, depth=2, outputs=2, order="dense-bn-relu")
+PARAMS, STATE = _ones(lambda key: network.init(key, NETWORK), KEY)
+DATA = _ones(lambda key: data.clusters(key, classes=2, features=3, examples=10), KEY)
+DENSE = _ones(lambda key: linear.dense_init(key, 3, 4), KEY)
+CONV = _ones(lambda key: linear.conv_init(key, 3, 4, (3,)), KEY)
+ATTENTION = _ones(lambda key: attention.attention_init(key, 4, 2), KEY)
+SCALAR = jnp.asarray(np.ones(()))
+NORM, STATS = _ones(lambda: norms.norm_init(3)), _ones(lambda: norms.batch_stats_init(3))
+OBJECTS = [None, ..., object(), b"bytes", "", "nan", "relu", "conv-bn-relu", "x" * 200]
+NUMBERS = [True, False, 0, 1, 2, 3, -1, -7, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.5, 0.5, 1e-300]
+NUMBERS += [
+    1e300,
+    np.nan,
+    np.inf,
+    -np.inf,
+    1j,
+    complex(np.nan, 1),
+    np.float16(2),
+    np.int64(-3),
+    np.bool_(True),
+]
+CONTAINERS = [
+    [],
+    (),
+    {},
+    set(),
+    [1.0],
+    [[1], [2, 3]],
+    (3,),
+    (0, 0),
+    (-1, 2),
+    (3, 3, 3, 3, 3, 3),
+    ["relu"],
+    [None],
+]
+CONTAINERS += [
+    {"a": 1.0},
+    {"a/b": np.ones(2), "a": {"b": np.ones(3)}},
+    {1: 2, "x": 3},
+    {"params": {}},
+    [1, [2]],
+]
+CALLABLES = [
+    lambda x: jnp.sin(x),
+    lambda x: x,
+    lambda *args, **options: None,
+    lambda: 1,
+    lambda key, shape, dtype: jnp.zeros(2),
+]
+SHAPES = [(), (0,), (1,), (3,), (2, 3), (0, 3), (3, 0), (5, 4), (1, 2, 3), (2, 5, 3), (1, 2, 3, 4), (1,) * 6]
+DTYPES = ["float32", jnp.bfloat16, "float16", "int32", "uint8", "bool", "complex64", "int8"]
+ARRAYS = [jnp.asarray(np.ones(shape, dtype)) for shape in SHAPES for dtype in DTYPES]
+ARRAYS += [
+    np.ones(3),
+    np.full((2, 3), np.nan),
+    np.array(["a"]),
+    np.array([None]),
+    np.ones(3, "datetime64[s]"),
+]
+RECORDS = [KEY, KEYS, jax.random.key_data(KEY), NETWORK, PARAMS, STATE, DATA, DENSE, CONV]
+RECORDS += [
+    ATTENTION,
+    NORM,
+    norms.Norm(),
+    STATS,
+    network.Scales(),
+    training.Hyperparams(),
+]
+RECORDS += [
+    DENSE._replace(kernel=SCALAR),
+    DENSE._replace(bias=SCALAR),
+    DATA._replace(train_y=None),
+]
+RECORDS += [
+    norms.Norm(SCALAR, SCALAR),
+    PARAMS._replace(stem=None),
+    jax.ShapeDtypeStruct((3,), "int8"),
+]
+POOLS = [OBJECTS, NUMBERS, CONTAINERS, CALLABLES, ARRAYS, RECORDS]
+
+RIGHT = {
+    "key": [KEY],
+    "dtype": ["float32", "bfloat16", jnp.float16],
+    "shape": [(3,), (2, 3), (3, 2, 4)],
+    "x": [jnp.asarray(np.ones(shape)) for shape in SHAPES],
+    "attention.params": [ATTENTION],
+    "dense.params": [DENSE],
+    "conv.params": [CONV],
+    "conv_transpose.params": [CONV],
+    "linear.params": [DENSE, CONV],
+    "norms.params": [NORM],
+    "network.params": [PARAMS],
+    "batch_norm.state": [STATS],
+    "network.state": [STATE],
+    "tree.params": [PARAMS, DENSE, {"a": np.ones(3)}],
+    "tree.fn": CALLABLES,
+    "is_bias": [tree.is_bias, *CALLABLES],
+    "network": [NETWORK],
+    "scales": [network.Scales()],
+    "data": [DATA],
+    "optimizer": [*training.OPTIMIZERS],
+    "init": [*initializers.NAMES],
+    "activation": [*activations.NAMES],
+    "kernel_size": [(3,), (2, 2)],
+    "padding": ["SAME", "VALID", 1, (1,)],
+    "order": ["dense-bn-relu", "conv"],
+    "titles": [["loss", "accuracy"]],
+    "size": [(2.0, 1.0)],
+}
+# What a check is told by this library itself
+TOLD = {"what": "x", "choices": ("a", "b"), "low": 0, "high": 1.0, "kind": linear.Linear, "fix": "Mend it."}
+
+
+def _functions():
+    """Public functions, and what is checked when it is made, by module and name."""
+    for module in sorted(set(dir(biasjax)) - {"__version__"} - set(KNOWN)):
+        public = importlib.import_module(f"biasjax.{module}")
+        for name in public.__all__:
+            value = getattr(public, name)
+            if value is not check.fail and (inspect.isfunction(value) or value is network.Network):
+                yield module, name, value
+
+
+FUNCTIONS = list(_functions())
+
+
+def _argument(draw, module, name, parameter, wild):
+    """Something right for a parameter, or anything."""
+    if module == "check" and parameter.name in TOLD:
+        return TOLD[parameter.name]
+    if draw.random() < wild:
+        return draw.choice(draw.choice(POOLS))
+    keys = (f"{name}.{parameter.name}", f"{module}.{parameter.name}", parameter.name)
+    right = next((RIGHT[key] for key in keys if key in RIGHT), None)
+    if parameter.default is not parameter.empty and (right is None or draw.random() < 0.5):
+        return parameter.default
+    return draw.choice(right or [1, 2, 3, 4, 0.5, 1.0, True, False])
+
+
+def _arguments(draw, module, name, function):
+    """Positional and keyword arguments of a call; the wilder the fewer get past the first check."""
+    wild = draw.choice([0.1, 0.3, 1.0])
+    args, options = [], {}
+    for parameter in inspect.signature(function).parameters.values():
+        one = functools.partial(_argument, draw, module, name, parameter, wild)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args += [one() for _ in range(draw.randrange(3))]
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            options[parameter.name] = one()
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            args.append(one())
+    return args, options
+
+
+def _complaint(error):
+    """What is wrong with an error, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.filename == __file__ and frame.name == "<lambda>" for frame in frames):
+        return None  # a function of the pool raised it
+    if isinstance(error, TypeError) and BINDING.search(str(error)):
+        return None
+    if isinstance(error, ValueError | TypeError) and WORDING.match(str(error)):
+        return None
+    ours = [frame for frame in frames if f"{os.sep}biasjax{os.sep}" in frame.filename] or frames
+    place = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
+    return f"{type(error).__name__} at {place}: {str(error)[:150]}"
+
+
+@contextlib.contextmanager
+def _time_limit():
+    def late(signum, frame):
+        raise TimeoutError(f"{SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_random_arguments_are_refused_in_the_wording_of_the_house():
+    complaints = {}
+    for number in range(CALLS):
+        draw = random.Random(number)
+        module, name, function = FUNCTIONS[number % len(FUNCTIONS)]
+        args, options = _arguments(draw, module, name, function)
+        call = functools.partial(_discard, function, args, options)
+        try:
+            with _time_limit(), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                jax.make_jaxpr(call)()
+        except BaseException as error:
+            if complaint := _complaint(error):
+                complaints.setdefault(f"{module}.{name}: {complaint}", f"{number}: {args} {options}"[:300])
+    shown = "\n".join(f"{what}\n    in call {call}" for what, call in complaints.items())
+    assert not complaints, shown
+
+
+def _discard(function, args, options):
+    function(*args, **options)
+    return ()
