@@ -18,7 +18,7 @@ def parts():
         return {"y": xr.Variable(("a", "b", "c"), whole[regions[index]])}
 
     there = [(region, index) for index, region in enumerate(regions[:2])]
-    array = lazy.lazy("y", whole.shape, whole.dtype, there, read)  # type: ignore[arg-type]
+    array = lazy.lazy("y", ("a", "b", "c"), whole.shape, whole.dtype, there, read)  # type: ignore[arg-type]
     whole = whole.copy()
     known = np.where(np.arange(3)[:, None] < 2, whole, np.nan)
     known[:2] = whole[:2]
