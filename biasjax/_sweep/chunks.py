@@ -132,7 +132,7 @@ def decode(chunk: Chunk, stored: Manifest, where: grid.Region) -> Variables:
             _fail(chunk, "its number and its store's digest", "others")
         for name, values in _coords(stored, where).items():
             scale: Any = file[name]
-            if scale.shape != values.shape or _values(scale).tolist() != values.tolist():
+            if not np.array_equal(_values(scale), values, equal_nan=values.dtype.kind in "fc"):
                 _fail(chunk, f"its values of {name}", "others")
         outputs: dict[str, Any] = {str(name): data for name, data in file.items() if not data.is_scale}
         dims = {name: tuple(dim[0].name[1:] for dim in data.dims) for name, data in outputs.items()}
