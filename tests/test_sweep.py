@@ -259,7 +259,7 @@ def test_a_killed_writers_file_is_swept_up(tmp_path):
 
 
 def test_results_that_memory_does_not_hold_are_refused_before_anything_runs(monkeypatch):
-    monkeypatch.setattr(gathering, "_available", lambda: 1000)
+    monkeypatch.setattr(gathering, "_available", lambda: 10)
     with pytest.raises(
         ValueError, match=r"results of at most .* GiB, the free memory, got .*Pass store=folder"
     ):

@@ -104,7 +104,7 @@ def a_million_points(axes) -> str:
     """Sweep over a million points: seconds, files, megabytes, seconds to open, peak memory."""
 
     def product(key, *, x, y=1.0):
-        return {"y": x * y}
+        return {"z": x * y}
 
     with tempfile.TemporaryDirectory() as folder:
         run = functools.partial(bj.sweep.run, product, axes, store=folder, chunk_size=1000, progress=False)
