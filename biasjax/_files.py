@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import io
@@ -9,6 +10,8 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +38,50 @@ def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:
         if replace:
             os.replace(beside, path)
         else:
-            os.link(beside, path)
+            _move_to_free_place(Path(beside), path)
     finally:
         Path(beside).unlink(missing_ok=True)
     return path
+
+
+def remove_stale(folder: Path, *, older: float = 3600.0) -> None:
+    """Remove files beside their place whose writers were killed: those untouched for so many seconds."""
+    for file in folder.glob(".?*.????????"):
+        with contextlib.suppress(OSError):  # another worker was quicker
+            if time.time() - file.lstat().st_mtime > older:
+                file.unlink()
+
+
+def _move_to_free_place(beside: Path, path: Path) -> None:
+    """Move a file where none stands, or raise `FileExistsError`."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: who makes the claim moves the file
+        claim = path.with_name(f".{path.name}.claiming")
+        with _claimed(claim):
+            if path.exists():
+                raise FileExistsError(path) from None
+            os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def _claimed(claim: Path, seconds: float = 5.0) -> Generator[None, None, None]:
+    """Hold a file that one process can make at a time; one that was left by a dead process is taken over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                claim.unlink(missing_ok=True)
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def netcdf(dataset: xr.Dataset) -> bytes:

@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biasjax import _files, _status, check
+from biasjax import _files, check
 from biasjax._status import STATUS
-from biasjax._sweep import chunks, grid
-from biasjax._sweep.chunks import Damaged, damaged, finished
+from biasjax._sweep import chunks, manifest
+from biasjax._sweep.chunks import Damaged, finished
 
 if TYPE_CHECKING:
     import xarray as xr
-    from xarray.core.indexing import LazilyIndexedArray
 
 __all__ = ["STATUS", "Damaged", "check_writable", "damaged", "finished", "load", "open", "save"]
 
@@ -91,51 +89,30 @@ def open(path: str | Path) -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Dimensions: static names, axes, and each output's own. Unfinished parts are NaN; then the variable
-        ``computed`` says which points are there, and the attribute ``missing`` how many chunks are not.
+        Dimensions: static names, axes, in the order that the store began with, and each output's own.
+        Unfinished parts are NaN, integers and booleans floating beside them; then the variable ``computed``
+        says which points are there, and the attribute ``missing`` how many chunks are not.
 
     Raises
     ------
     ValueError
-        If there is no store, nothing is finished yet, or a chunk is damaged (once it is read).
+        If there is no store, its manifest is damaged, nothing is finished yet, integers beyond 2^53 are read
+        beside missing ones, or a chunk is not what was written in its place (once it is read).
     """
-    import xarray as xr
+    from biasjax._sweep import reading
 
     path = Path(path).absolute()
-    stored, files = chunks.manifest(path), finished(path)
-    if not files:
-        check.fail(f"store {path}", "at least one finished chunk", 0, "Run the sweep first.")
-    spec, where = stored.spec, chunks.places(stored)
-    lead = {**spec["static"], **spec["axes"]}
-    coords = {name: np.asarray(values, spec["dtypes"].get(name)) for name, values in lead.items()}
-    dataset = xr.Dataset(_variables(stored, files, where), coords=coords, attrs=stored.provenance)
-    if len(files) < len(where):
-        computed = np.zeros(stored.sizes, bool)
-        for index in files:
-            computed[where[index]] = True
-        dataset["computed"] = tuple(lead), computed
-        dataset.attrs["missing"] = f"{len(where) - len(files)} of {len(where)} chunks"
-    if "status" in dataset:
-        dataset["status"].attrs = _status.ATTRS
-    return dataset
+    stored = manifest.read(path)
+    return reading.dataset(path, stored, stored.lead)
 
 
-def _variables(
-    stored: chunks.Manifest, files: Mapping[int, Path], where: Sequence[grid.Region]
-) -> dict[str, tuple[tuple[str, ...], LazilyIndexedArray]]:
-    """Outputs as arrays that are read where they are indexed."""
-    from biasjax._sweep import lazy
+def damaged(path: str | Path) -> dict[int, str]:
+    """Chunks that are truncated, altered, another's, from another sweep or none of the grid: what is wrong.
 
-    lead, read = (*stored.spec["static"], *stored.spec["axes"]), chunks.reader(stored)
-    found: dict[str, tuple[tuple[str, ...], LazilyIndexedArray]] = {}
-    for name, output in chunks.outputs(stored, files).items():
-        parts = [(where[index], files[index]) for index in output.chunks]
-        dtype = output.dtype
-        if len(parts) < len(where):  # the rest is NaN
-            dtype = np.result_type(dtype, np.float16)
-        shape = (*stored.sizes, *output.own_shape)
-        found[name] = (*lead, *output.own_dims), lazy.lazy(name, shape, dtype, parts, read)
-    return found
+    Every byte is read; `sweep.run` looks at names and sizes alone unless it repairs.
+    """
+    path = Path(path)
+    return {chunk.number: what for chunk, what in chunks.faults(path, manifest.read(path), contents=True)}
 
 
 def _check_packages() -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import numpy as np
 import numpy.typing as npt
 
-from biasjax import _files, _status, check
+from biasjax import _files, check
 from biasjax import store as stores
-from biasjax._sweep import chunks, execute, grid
+from biasjax._sweep import chunks, execute, grid, manifest
 from biasjax._sweep.checkpoints import Checkpoints
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.spec import Spec, check_names, describe, own_dims
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["run"]
+
+# Outputs of a chunk: as a file, and as what a device holds beside the whole result
+_FILE_BYTES, _MEMORY_BYTES = 2**26, 2**28
 
 
 def __dir__() -> list[str]:
@@ -69,14 +71,18 @@ def run(
         Names of the dimensions that an output has of itself, e.g. ``{"loss": ("step",)}``; others are called
         ``loss_dim_0`` and so on. Outputs nested in ``fn``'s result are named by their keys joined by ".".
     chunk_size
-        Greatest number of points at once. "auto" takes what fits into a quarter of the device's memory, and
-        with a store at most a sixteenth of the grid, so that a stop costs little. A store keeps the
-        cut that it began with.
+        Greatest number of points at once. "auto" takes what fits into a quarter of the device's memory and
+        has at most 256 MiB of outputs; with a store at most 64 MiB and a sixteenth of the grid, so that a
+        stop costs little. A store keeps the cut that it began with.
     store
-        Folder for finished chunks. If it holds some of this sweep, only the others are computed. It is
-        written to before anything is traced, so that a full or read-only disk shows at once.
+        Folder for finished chunks. If it holds some of this sweep, in any order of axes and static names,
+        only the others are computed. It is written to before anything is traced, so that a full or read-only
+        disk shows at once; a finished one is only read. Names and sizes of its files are checked, their
+        bytes when they are read. Another ``fn`` (by the program it traces to), other values, PRNG, x64 or
+        matmul precision are refused. What no program shows cannot be: a host callback, data read while it
+        runs, another device.
     repair
-        Whether to compute damaged chunks anew instead of raising.
+        Whether to check every byte, and compute damaged chunks anew instead of raising.
     checkpoint_every
         Number of steps of a `Stepwise` between checkpoints, kept in the store while a chunk is unfinished.
     mesh
@@ -94,8 +100,8 @@ def run(
     -------
     xr.Dataset
         Dimensions: static names, then axes, then each output's own. Where a static combination lacks an
-        output, it is NaN there. ``status`` says which points are finite, overflow, or are NaN, unless ``fn``
-        has an output of that name. With a store, values are read when used.
+        output, it is NaN there, integers being floating. ``status`` says which points are finite, overflow,
+        or are NaN, unless ``fn`` has an output of that name. With a store, values are read when used.
 
     Raises
     ------
@@ -112,7 +118,7 @@ def run(
     >>> dict(dataset.sizes)
     {'power': 2, 'seed': 4, 'sigma': 2, 'example': 3}
     """
-    arrays = {name: grid.axis_values(name, values) for name, values in axes.items()}
+    arrays = grid.axis_arrays(axes)
     chosen = {name: list(values) for name, values in (static or {}).items()}
     spec = Spec(fn, arrays, chosen, dict(dims or {}), root)
     check_names(spec)
@@ -121,88 +127,83 @@ def run(
     every = check.positive_int("checkpoint_every", checkpoint_every)
     worker = _worker(shard)
     mesh = mesh if mesh is not None else execute.default_mesh()
-    lower = functools.cache(functools.partial(_lower, spec, mesh))
     if store is None:
         if shard is not None:
             check.fail("shard", "a store that the workers share", None, "Pass store=folder.")
-        return _run_in_memory(Plan(spec, None, lower), chunk_size, progress)
+        from biasjax._sweep import gathering
+
+        plan = _plan(spec, mesh, None)
+        layout = _layout(plan, chunk_size, math.prod(spec.sizes), _MEMORY_BYTES)
+        return gathering.in_memory(plan, layout, progress)
     folder = Path(store).absolute()
-    plan = Plan(spec, Checkpoints(folder / "unfinished", every), lower)
-    return _run_in_store(plan, folder, chunk_size, worker, repair, progress)
-
-
-def _run_in_memory(plan: Plan, chunk_size: int | Literal["auto"], progress: bool) -> xr.Dataset:
-    import xarray as xr
-
-    spec = plan.spec
-    layout = _layout(plan, chunk_size, math.prod(spec.sizes))
-    places, rank = grid.regions(spec.sizes, layout), len(spec.axes)
-    pieces: dict[str, dict[int, np.ndarray]] = {}
-
-    def write(n: int, region: grid.Region, outputs: execute.Outputs) -> None:
-        for name, value in outputs.items():
-            whole = np.empty((*spec.sizes, *value.shape[rank:]), value.dtype)
-            pieces.setdefault(name, {}).setdefault(n // len(places), whole)[region] = value
-
-    compute(plan, layout, range(len(spec.combinations) * len(places)), write, progress)
-    dataset = xr.Dataset(coords={**spec.labels, **spec.axes}, attrs=_files.provenance())
-    for name, found in pieces.items():
-        value = _assemble(found, [len(values) for values in spec.static.values()])
-        dataset[name] = (*spec.lead, *own_dims(spec, name, value.ndim - len(spec.lead))), value
-    if "status" in dataset:
-        dataset["status"].attrs = _status.ATTRS
-    return dataset
-
-
-def _assemble(pieces: dict[int, np.ndarray], sizes: list[int]) -> np.ndarray:
-    """Stack the results of the static combinations, NaN where one lacks this output."""
-    first = next(iter(pieces.values()))
-    if len(pieces) < math.prod(sizes):
-        missing = np.full_like(first, np.nan, dtype=np.result_type(first.dtype, np.float16))
-        pieces = {i: pieces.get(i, missing) for i in range(math.prod(sizes))}
-    return np.stack([pieces[i] for i in range(len(pieces))]).reshape((*sizes, *first.shape))
+    checkpoints = Checkpoints(folder / "unfinished", every)
+    planned = functools.partial(_plan, mesh=mesh, checkpoints=checkpoints)
+    return _run_in_store(spec, planned, folder, chunk_size, worker, repair, progress)
 
 
 def _run_in_store(
-    plan: Plan,
+    spec: Spec,
+    planned: Callable[[Spec], Plan],
     folder: Path,
     chunk_size: int | Literal["auto"],
     worker: tuple[int, int],
     repair: bool,
     progress: bool,
 ) -> xr.Dataset:
-    spec = plan.spec
-    if repair or not _complete(spec, folder):
-        stores.check_writable(folder)
+    from biasjax._sweep import reading
+
+    there = (folder / "manifest.json").exists()
+    stored = manifest.read(folder) if there else None
+    todo = _prepare(folder, stored, repair)
     described = describe(spec)
+    if stored is None:
+        layout = _layout(planned(spec), chunk_size, math.ceil(math.prod(spec.sizes) / 16), _FILE_BYTES)
+        stored = manifest.begin(folder, described, spec.axes, layout)
+        todo = _todo(folder, stored)
+    manifest.agreed(folder, stored, described, spec.axes)
+    # The order of names that the store began with, so that its rows stay where they are
+    plan = planned(spec.ordered(stored.spec["static"], stored.axes))
+    mine = [n for n in todo if n % worker[1] == worker[0]]
     try:
-        layout = chunks.manifest(folder).layout
-    except ValueError:
-        layout = _layout(plan, chunk_size, math.ceil(math.prod(spec.sizes) / 16))
-    layout = chunks.begin(folder, described, layout).layout
-    total = len(spec.combinations) * len(grid.regions(spec.sizes, layout))
-    todo = _todo(folder, total, repair, worker)
-    try:
-        write = functools.partial(_write_chunk, folder, spec)
-        compute(plan, layout, todo, write, progress, keep_going=True)
+        write = functools.partial(_write_chunk, folder, stored, chunks.places(stored), plan.spec)
+        compute(plan, stored.layout, mine, write, progress, keep_going=True)
     except BaseException as error:
-        done = len(chunks.finished(folder))
+        done, total = len(chunks.finished(folder)), chunks.count(stored)
         error.add_note(f"{done} of {total} chunks are safe in {folder}; the same call goes on from there.")
         raise
     execute.wait_for_writer()
-    return stores.open(folder)
+    return reading.dataset(folder, stored, spec.lead)
 
 
-def _complete(spec: Spec, folder: Path) -> bool:
-    """Whether a store has all chunks of a grid, so that nothing is left to write."""
-    try:
-        regions = grid.regions(spec.sizes, chunks.manifest(folder).layout)
-        return len(chunks.finished(folder)) == len(spec.combinations) * len(regions)
-    except (OSError, ValueError):  # no store yet, or one of another grid
-        return False
+def _prepare(folder: Path, stored: manifest.Manifest | None, repair: bool) -> list[int]:
+    """Numbers of the chunks to compute, damaged files out of the way; a whole store is not written to."""
+    faults = chunks.faults(folder, stored, contents=repair) if stored else []
+    if faults and not repair:
+        raise chunks.Damaged("\n".join(what for _, what in faults))
+    todo = _todo(folder, stored) if stored else []
+    if faults or todo or stored is None:
+        stores.check_writable(folder)
+        for inside in (folder, folder / "chunks"):
+            _files.remove_stale(inside)
+    for chunk, _ in faults:
+        chunk.file.unlink(missing_ok=True)
+    return _todo(folder, stored) if stored and faults else todo
 
 
-def _write_chunk(folder: Path, spec: Spec, n: int, region: grid.Region, outputs: execute.Outputs) -> None:
+def _todo(folder: Path, stored: manifest.Manifest) -> list[int]:
+    done = chunks.finished(folder)
+    return [n for n in range(chunks.count(stored)) if n not in done]
+
+
+def _write_chunk(
+    folder: Path,
+    stored: manifest.Manifest,
+    places: Sequence[grid.Region],
+    spec: Spec,
+    n: int,
+    region: grid.Region,
+    outputs: execute.Outputs,
+) -> None:
     if execute.is_writer():
         variables = {
             name: (
@@ -211,19 +212,7 @@ def _write_chunk(folder: Path, spec: Spec, n: int, region: grid.Region, outputs:
             )
             for name, value in outputs.items()
         }
-        chunks.write_chunk(folder, n, variables)
-
-
-def _todo(folder: Path, total: int, repair: bool, worker: tuple[int, int]) -> list[int]:
-    """Numbers of the chunks that this worker has to compute."""
-    bad, (i, workers) = chunks.damaged(folder), worker
-    if bad and not repair:
-        raise chunks.Damaged("\n".join(bad.values()))
-    for n, file in chunks.finished(folder).items():
-        if n in bad:
-            file.unlink(missing_ok=True)
-    done = chunks.finished(folder)
-    return [n for n in range(total) if n not in done and n % workers == i]
+        chunks.write(folder, stored, n, places[n], variables)
 
 
 def _worker(shard: str | None) -> tuple[int, int]:
@@ -246,17 +235,25 @@ def _lower(spec: Spec, mesh: jax.sharding.Mesh | None, i: int, lengths: tuple[in
     return execute.lower(spec.fn, spec.combinations[i], where)
 
 
-def _layout(plan: Plan, chunk_size: int | Literal["auto"], most: int) -> grid.Layout:
-    """Cut the grid by the number of points, or so that a combination fits into the memory budget."""
+def _plan(spec: Spec, mesh: jax.sharding.Mesh | None, checkpoints: Checkpoints | None) -> Plan:
+    return Plan(spec, checkpoints, functools.cache(functools.partial(_lower, spec, mesh)))
+
+
+def _layout(plan: Plan, chunk_size: int | Literal["auto"], most: int, most_bytes: int) -> grid.Layout:
+    """Cut the grid by points, or so that a combination's outputs and program are not too large."""
     sizes = plan.spec.sizes
     if chunk_size != "auto":
         return grid.cut(sizes, chunk_size)
-    layout = grid.cut(sizes, most)
     for i in range(len(plan.spec.combinations)):
         try:
+            traced = plan.lower(i, grid.lengths(sizes, grid.cut(sizes, most)))
+            own = [(value.shape[len(sizes) :], value.dtype) for value in traced.outputs.values()]
+            each = sum(math.prod(shape) * dtype.itemsize for shape, dtype in own)
+            fewer = min(most, max(1, most_bytes // max(1, each)))
+            layout = grid.cut(sizes, fewer)
             program = plan.lower(i, grid.lengths(sizes, layout)).compile()
         except Exception:  # raised again, with what else fails, when all combinations are lowered
             continue
         share = execute.budget() / max(1, program.bytes)
-        return layout if share >= 1 else grid.cut(sizes, max(1, int(most * share)))
-    return layout
+        return layout if share >= 1 else grid.cut(sizes, max(1, int(fewer * share)))
+    return grid.cut(sizes, most)

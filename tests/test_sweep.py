@@ -1,4 +1,5 @@
 import errno
+import os
 import resource
 import sys
 from typing import Literal
@@ -11,6 +12,7 @@ import pytest
 import xarray as xr
 
 from biasjax import _files, stepwise, store, sweep
+from biasjax._sweep import gathering
 
 
 def _point(key, *, sigma, shift, power=1):
@@ -192,8 +194,9 @@ def _draw(key, *, x):
     return {"y": x * jax.random.normal(key, (3,))}
 
 
-def _run(path, fn=_draw, chunk_size: int | Literal["auto"] = 2):
-    return sweep.run(fn, {"seed": [0, 1], "x": [1.0, 2.0, 3.0, 4.0]}, store=path, chunk_size=chunk_size)
+def _run(path, fn=_draw, chunk_size: int | Literal["auto"] = 2, repair=False):
+    axes = {"seed": [0, 1], "x": [1.0, 2.0, 3.0, 4.0]}
+    return sweep.run(fn, axes, store=path, chunk_size=chunk_size, repair=repair)
 
 
 def test_resume_does_only_what_is_missing(tmp_path):
@@ -233,11 +236,40 @@ def test_a_finished_store_may_be_read_only(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     whole = _run(tmp_path).load()
-    monkeypatch.setattr(_files, "write", read_only)
-    xr.testing.assert_identical(_run(tmp_path).load(), whole)
+    with monkeypatch.context() as patched:
+        for name in ("mkdir", "link", "replace", "unlink", "rmdir"):
+            patched.setattr(os, name, read_only)
+        patched.setattr(_files.tempfile, "mkstemp", read_only)
+        xr.testing.assert_identical(_run(tmp_path).load(), whole)
+        xr.testing.assert_identical(_run(tmp_path, repair=True).load(), whole)
     store.finished(tmp_path)[0].unlink()
+    monkeypatch.setattr(_files, "write", read_only)
     with pytest.raises(OSError, match="Make room or choose another folder"):
         _run(tmp_path)
+
+
+def test_a_killed_writers_file_is_swept_up(tmp_path):
+    _run(tmp_path)
+    store.finished(tmp_path)[0].unlink()
+    left = tmp_path / "chunks" / ".000000-0-0.nc.abcdefgh"
+    left.touch()
+    os.utime(left, (0, 0))
+    _run(tmp_path)
+    assert not left.exists()
+
+
+def test_results_that_memory_does_not_hold_are_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(gathering, "_available", lambda: 10)
+    with pytest.raises(
+        ValueError, match=r"results of at most .* GiB, the free memory, got .*Pass store=folder"
+    ):
+        _run(None)
+
+
+def test_chunks_are_cut_by_bytes(tmp_path):
+    big = lambda key, *, x: {"y": jnp.full(2**18, x)}  # noqa: E731
+    dataset = sweep.run(big, {"x": np.arange(1280.0)}, store=tmp_path, chunk_size="auto", shard="0/1000")
+    assert dataset.attrs["missing"] == "19 of 20 chunks"
 
 
 def test_dtypes_of_static_values_are_promoted(tmp_path):

@@ -1,190 +1,201 @@
-"""The inside of a sweep's folder: a manifest, and chunks that are checked when they are read.
+"""The finished chunks of a store: files that know what they are, and are checked when they are read.
 
-``manifest.json`` says what is swept and how the grid is cut; ``chunks/INDEX-CHECKSUM.nc`` hold a finished
-region each. Every file is written beside its place and moved into it, so a kill leaves whole files only, and
-several workers can share a folder without talking to each other.
+``chunks/NUMBER-CHECKSUM-BYTES.nc`` is netCDF-4 and holds a region: outputs, coordinates, number, and the
+digest of the store. The checksum covers all of it, the number and the digest once more, so a chunk that is
+copied over another, or from another store, is known by its name alone. Every file is written beside its place
+and moved into it: a kill leaves whole files only, and workers share a folder without talking to each other.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import io
 import itertools
-import json
-import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from biasjax import _files, check
 from biasjax._sweep import grid
+from biasjax._sweep.manifest import Manifest
 
-if TYPE_CHECKING:
-    import xarray as xr
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
+"""Name -> (names of all dimensions, values over a chunk's region)."""
+
+_NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})-(\d+)\.nc")
+
+# As netCDF calls a variable that is named like one of the dimensions
+_NOT_A_COORDINATE = "_nc4_non_coord_"
 
 
 class Damaged(ValueError):
     """A chunk's bytes are not those that were written."""
 
 
-class Manifest(NamedTuple):
-    """What a store holds: what is swept, from `spec.describe`, and how its grid is cut."""
+class Chunk(NamedTuple):
+    """A file that has the name of a chunk: its number, checksum and size by that name."""
 
-    spec: dict[str, Any]
-    layout: grid.Layout
-    provenance: dict[str, str]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Lengths of the static names, then of the axes."""
-        return tuple(len(values) for values in (*self.spec["static"].values(), *self.spec["axes"].values()))
-
-    @property
-    def digest(self) -> str:
-        """Checksum of what is swept, which every chunk carries."""
-        return hashlib.sha256(json.dumps(self.spec, sort_keys=True).encode()).hexdigest()
+    number: int
+    checksum: str
+    bytes: int
+    file: Path
 
 
-def begin(path: Path, spec: dict[str, Any], layout: grid.Layout) -> Manifest:
-    """Start a store, cut by a layout, or go on with the one that is there and keep its cut.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds another sweep; the message says what differs.
-    """
-    (path / "chunks").mkdir(parents=True, exist_ok=True)
-    if not (path / "manifest.json").exists():
-        content = {"spec": spec, "layout": layout._asdict(), "provenance": _files.provenance()}
-        with contextlib.suppress(FileExistsError):  # another worker was quicker
-            _files.write(path / "manifest.json", json.dumps(content, indent=1).encode(), replace=False)
-    stored = manifest(path)
-    # What could not be traced when the store began, or cannot now, is not compared
-    known = {at: program for at, program in spec.get("fn at", {}).items() if program is not None}
-    traced = {at: known.get(at) and program for at, program in stored.spec.get("fn at", {}).items()}
-    given = spec | {"fn at": {at: known[at] if program else None for at, program in traced.items()}}
-    if (stored.spec | {"fn at": traced}) != given:
-        difference = "; ".join(_differences(stored.spec | {"fn at": traced}, given))
-        fix = "Use another folder, or remove this one."
-        check.fail(f"store {path}", "the sweep that it was started with", f"another ({difference})", fix)
-    return stored
-
-
-def manifest(path: Path) -> Manifest:
-    """Read what a store holds, or raise `ValueError` if there is no readable manifest."""
+def listed(path: Path) -> list[Chunk]:
+    """Files that have names of chunks, unchecked, in the order of their names."""
     try:
-        content = json.loads((path / "manifest.json").read_text())
-        return Manifest(content["spec"], grid.Layout(**content["layout"]), content["provenance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        check.fail(f"store {path}", "a readable manifest.json", repr(error), "Pass the folder of a sweep.")
-
-
-def places(stored: Manifest) -> list[grid.Region]:
-    """Where each chunk stands: slices along the static names, then along the axes."""
-    rank = len(stored.spec["static"])
-    combinations = itertools.product(*map(range, stored.sizes[:rank]))
-    fixed = [tuple(slice(i, i + 1) for i in combination) for combination in combinations]
-    return [(*here, *region) for here in fixed for region in grid.regions(stored.sizes[rank:], stored.layout)]
-
-
-def write_chunk(path: Path, index: int, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Path:
-    """Write a finished chunk, under a name with the checksum of its bytes.
-
-    ``variables`` are name -> (names of all dimensions, values over the chunk's region).
-    """
-    import xarray as xr
-
-    attrs = {"chunk": index, "spec": manifest(path).digest}
-    content = _files.netcdf(xr.Dataset(variables, attrs=attrs))
-    name = f"{index:06d}-{hashlib.sha256(content).hexdigest()[:16]}.nc"
-    return _files.write(path / "chunks" / name, content)
+        names = sorted(os.listdir(path / "chunks"))
+    except FileNotFoundError:
+        return []
+    matches = [match for match in map(_NAME.fullmatch, names) if match]
+    return [Chunk(int(m[1]), m[2], int(m[3]), path / "chunks" / m[0]) for m in matches]
 
 
 def finished(path: str | Path) -> dict[int, Path]:
     """Files of the chunks of a store that are done, by number, unchecked."""
-    files = sorted((Path(path) / "chunks").iterdir())
-    names = [(re.fullmatch(r"(\d{6,})-[0-9a-f]{16}\.nc", file.name), file) for file in files]
-    return {int(match[1]): file for match, file in names if match}
+    return {chunk.number: chunk.file for chunk in listed(Path(path))}
 
 
-def damaged(path: str | Path) -> dict[int, str]:
-    """Chunks whose file is truncated, altered or from another sweep, by number, with what is wrong."""
-    found, digest = {}, manifest(Path(path)).digest
-    for index, file in finished(path).items():
+def count(stored: Manifest) -> int:
+    """Return the number of chunks that a whole store has."""
+    return stored.combinations * len(grid.regions(stored.grid_sizes, stored.layout))
+
+
+def places(stored: Manifest) -> list[grid.Region]:
+    """Where each chunk stands: slices along the static names, then along the axes."""
+    combinations = itertools.product(*(range(len(labels)) for labels in stored.spec["static"].values()))
+    fixed = [tuple(slice(i, i + 1) for i in combination) for combination in combinations]
+    regions = grid.regions(stored.grid_sizes, stored.layout)
+    return [(*here, *region) for here in fixed for region in regions]
+
+
+def write(path: Path, stored: Manifest, number: int, where: grid.Region, variables: Variables) -> Path:
+    """Write a finished chunk, ``places(stored)[number]``, under a name with the checksum of its bytes."""
+    content = _encode(variables, _coords(stored, where), {"chunk": number, "sweep": stored.digest})
+    checksum = _checksum(hashlib.sha256(content).digest(), stored, number)
+    name = f"{number:06d}-{checksum}-{len(content)}.nc"
+    try:
+        return _files.write(path / "chunks" / name, content)
+    except FileNotFoundError as error:
+        fix = "It was removed while the sweep ran: start the sweep again."
+        check.fail(f"store {path}", "the folder that it began with", repr(error), fix, FileNotFoundError)
+
+
+def faults(path: Path, stored: Manifest, *, contents: bool) -> list[tuple[Chunk, str]]:
+    """Files that are no chunk of this store, and what is wrong with them.
+
+    Without ``contents``, names and sizes alone are looked at, in no time; with them every byte.
+    """
+    found, total = [], count(stored)
+    for chunk in listed(path):
         try:
-            _checked(file, digest)
+            check_name(chunk, total)
+            if contents:
+                check_content(chunk, chunk.file.read_bytes(), stored)
         except FileNotFoundError:
             continue  # another worker repairs it
         except Damaged as error:
-            found[index] = str(error)
+            found.append((chunk, str(error)))
     return found
 
 
-class Output(NamedTuple):
-    """One output of a sweep: its own dimensions, and the numbers of the chunks that have it."""
-
-    own_dims: tuple[str, ...]
-    own_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: list[int]
-
-
-def outputs(stored: Manifest, files: Mapping[int, Path]) -> dict[str, Output]:
-    """Outputs by name; a static combination has the same in all its chunks, so one of each is read."""
-    rank, read = len(stored.sizes), reader(stored)
-    per_combination = len(places(stored)) // math.prod(stored.sizes[: len(stored.spec["static"])])
-    found: dict[str, Output] = {}
-    for _, group in itertools.groupby(files, lambda index: index // per_combination):
-        chunks = list(group)
-        for name, variable in read(files[chunks[0]]).variables.items():
-            new = Output(tuple(map(str, variable.dims[rank:])), variable.shape[rank:], variable.dtype, [])
-            old = found.get(str(name), new)
-            dtype = np.result_type(old.dtype, new.dtype)
-            found[str(name)] = old._replace(dtype=dtype, chunks=old.chunks + chunks)
-    return found
+def check_name(chunk: Chunk, total: int) -> None:
+    """Raise `Damaged` if a store of so many chunks has none of that number, or the file has another size."""
+    if chunk.number >= total:
+        _fail(chunk, f"a number below {total}, the grid's chunks", chunk.number)
+    if (size := chunk.file.stat().st_size) != chunk.bytes:
+        _fail(chunk, f"{chunk.bytes} bytes", size)
 
 
-def reader(stored: Manifest) -> Callable[[Path], xr.Dataset]:
-    """``read(file) -> Dataset``, whole; from memory if the file was read lately and has not changed."""
-    digest = stored.digest
-    return lambda file: _read(file, digest, file.stat().st_mtime_ns)
+def check_content(chunk: Chunk, content: bytes, stored: Manifest) -> None:
+    """Raise `Damaged` unless these are the bytes that were written as this chunk of this store."""
+    inner = hashlib.sha256(content).digest()
+    if _checksum(inner, stored, chunk.number) != chunk.checksum:
+        fits = (n for n in range(count(stored)) if _checksum(inner, stored, n) == chunk.checksum)
+        other = next(fits, None)
+        got = "other bytes, or another sweep's" if other is None else f"those of chunk {other}"
+        _fail(chunk, "the bytes that were written", got)
 
 
-@functools.lru_cache(maxsize=8)
-def _read(file: Path, digest: str, _modified: int) -> xr.Dataset:
-    return _files.read_netcdf(io.BytesIO(_checked(file, digest)))
+def decode(chunk: Chunk, stored: Manifest, where: grid.Region) -> Variables:
+    """Outputs of a chunk by name, once checksum, number, digest and coordinates are those of its place."""
+    import h5py
+
+    content = chunk.file.read_bytes()
+    check_content(chunk, content, stored)
+    with h5py.File(io.BytesIO(content), "r") as file:
+        if (file.attrs["chunk"], file.attrs["sweep"]) != (chunk.number, stored.digest):
+            _fail(chunk, "its number and its store's digest", "others")
+        for name, values in _coords(stored, where).items():
+            scale: Any = file[name]
+            if not np.array_equal(_values(scale), values, equal_nan=values.dtype.kind in "fc"):
+                _fail(chunk, f"its values of {name}", "others")
+        outputs: dict[str, Any] = {str(name): data for name, data in file.items() if not data.is_scale}
+        dims = {name: tuple(dim[0].name[1:] for dim in data.dims) for name, data in outputs.items()}
+        rank, shape = len(where), grid.shape(where)
+        for name, data in outputs.items():
+            if (dims[name][:rank], data.shape[:rank]) != (stored.lead, shape):
+                _fail(chunk, f"{name} over {shape}, {stored.lead}", f"{data.shape}, {dims[name]}")
+        return {
+            name.removeprefix(_NOT_A_COORDINATE): (dims[name], _values(data))
+            for name, data in outputs.items()
+        }
 
 
-def _checked(file: Path, digest: str) -> bytes:
-    """Bytes of a chunk, if they are what was written, by this sweep."""
-    import h5netcdf
+def _encode(variables: Variables, coords: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> bytes:
+    """Write netCDF-4 as HDF5: through h5netcdf and xarray it takes ten times longer."""
+    import h5py
 
-    content, rerun = file.read_bytes(), "Run the sweep again with repair=True."
-    if hashlib.sha256(content).hexdigest()[:16] != file.stem.split("-")[1]:
-        check.fail(f"chunk {file.name}", "its checksum", "other bytes", rerun, Damaged)
-    try:  # the attributes alone: a store may have thousands of chunks
-        with h5netcdf.File(io.BytesIO(content), "r") as netcdf:
-            written = netcdf.attrs.get("spec")
-    except OSError as error:
-        check.fail(f"chunk {file.name}", "netCDF", repr(error), rerun, Damaged)
-    if written != digest:
-        check.fail(f"chunk {file.name}", "one of this sweep", "another's", rerun, Damaged)
-    return content
+    sizes = {name: len(values) for name, values in coords.items()}
+    for dims, values in variables.values():
+        sizes |= dict(zip(dims, values.shape, strict=True))
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", track_order=True) as file:  # netCDF wants the order
+        file.attrs.update(attrs)
+        for i, (name, size) in enumerate(sizes.items()):
+            if name in coords:
+                _create(file, name, coords[name]).make_scale(name)
+            else:
+                scale = file.create_dataset(name, (size,), ">f4")
+                scale.make_scale(f"This is a netCDF dimension but not a netCDF variable.{size:10d}")
+            file[name].attrs["_Netcdf4Dimid"] = np.int32(i)
+        for name, (dims, values) in variables.items():
+            data = _create(file, _NOT_A_COORDINATE + name if name in sizes else name, values)
+            for dim, axis in zip(dims, data.dims, strict=True):
+                axis.attach_scale(file[dim])
+    return buffer.getvalue()
 
 
-def _differences(stored: Any, given: Any, name: str = "") -> list[str]:
-    """Say in which entries two specifications differ, and how."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        keys = [*stored, *(key for key in given if key not in stored)]
-        pairs = [(f"{name} {key}".strip(), stored.get(key), given.get(key)) for key in keys]
-        pairs += [(f"order of {name}", list(stored), list(given))] * (set(stored) == set(given))
-    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given) and name:
-        pairs = [(f"{name}[{i}]", a, b) for i, (a, b) in enumerate(zip(stored, given, strict=True))]
-    else:
-        return [] if stored == given else [f"{name}: {stored!r} there, {given!r} here"]
-    return [line for key, a, b in pairs if a != b for line in _differences(a, b, key)][:5]
+def _create(file: Any, name: str, values: np.ndarray) -> Any:
+    """Write an array; netCDF has no booleans, xarray marks them as here."""
+    import h5py
+
+    if values.dtype.kind == "U":
+        return file.create_dataset(name, data=values.tolist(), dtype=h5py.string_dtype())
+    data = file.create_dataset(name, data=values.astype(np.int8) if values.dtype == bool else values)
+    if values.dtype == bool:
+        data.attrs["dtype"] = "bool"
+    return data
+
+
+def _values(data: Any) -> np.ndarray:
+    values = data.asstr()[...] if data.dtype.kind == "O" else data[...]
+    return values.astype(bool) if data.attrs.get("dtype") == "bool" else values
+
+
+def _coords(stored: Manifest, where: grid.Region) -> dict[str, np.ndarray]:
+    """Coordinates of a region."""
+    return {name: values[part] for (name, values), part in zip(stored.coords.items(), where, strict=True)}
+
+
+def _checksum(inner: bytes, stored: Manifest, number: int) -> str:
+    """Checksum of a content's own checksum, and of which chunk of which store it is."""
+    return hashlib.sha256(b"%b %d %b" % (stored.digest.encode(), number, inner)).hexdigest()[:16]
+
+
+def _fail(chunk: Chunk, expected: str, got: object) -> NoReturn:
+    check.fail(f"chunk {chunk.file.name}", expected, got, "Run the sweep again with repair=True.", Damaged)

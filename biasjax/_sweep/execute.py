@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from biasjax import tree
+from biasjax import check, tree
 from biasjax._sweep import grid
 from biasjax._sweep.checkpoints import Checkpoints, drive
 from biasjax.stepwise import Stepwise
@@ -127,7 +127,13 @@ def _lower_steps(fn: Stepwise, static: Mapping[str, Any], where: Frame) -> Lower
 
 def named(outputs: Any) -> dict[str, Any]:
     """Outputs by name: keys joined by ".", "output" for a bare array."""
-    return {path.replace("/", ".") or "output": leaf for path, leaf in tree.paths(outputs).items()}
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree.leaves_with_path(outputs):
+        name = tree.path_string(path).replace("/", ".") or "output"
+        if name in found:
+            check.fail("fn", "outputs with names of their own", f"two called {name!r}", "Rename one of them.")
+        found[name] = leaf
+    return found
 
 
 def _lower(fn: Callable[..., Any], static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
@@ -219,5 +225,9 @@ def _fetch(value: jax.Array) -> np.ndarray:
         from jax.experimental import multihost_utils
 
         value = multihost_utils.process_allgather(value, tiled=True)
-    # Files have no bfloat16, nor any narrower float
-    return np.asarray(value, np.float32 if value.dtype.kind == "V" else None)
+    return np.asarray(value, stored_dtype(value.dtype))
+
+
+def stored_dtype(dtype: np.dtype) -> np.dtype:
+    """The type that values of a type are kept in: files have no bfloat16, nor any narrower float."""
+    return np.dtype(np.float32) if dtype.kind == "V" else dtype

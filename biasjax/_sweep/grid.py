@@ -26,6 +26,14 @@ class Layout(NamedTuple):
     block: int
 
 
+def axis_arrays(axes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Check axes by name and return them as arrays."""
+    if not isinstance(axes, Mapping):
+        fix = "E.g. {'sigma': [0.5, 1.0]}, or {} for a single point."
+        check.fail("axes", "a dict of name -> values", type(axes).__name__, fix, TypeError)
+    return {name: axis_values(name, values) for name, values in axes.items()}
+
+
 def axis_values(name: str, values: Any) -> np.ndarray:
     """Return an axis as an array in the dtype that JAX will use, or raise unless it is 1-D and not empty.
 
@@ -39,15 +47,25 @@ def axis_values(name: str, values: Any) -> np.ndarray:
         check.fail(f"axis {name!r}", "a non-empty 1-D array", f"shape {values.shape}", "Use np.atleast_1d.")
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
         check.fail(f"axis {name!r}", "numbers", values.dtype, "Pass names and objects as static.", TypeError)
-    cast = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    with np.errstate(over="ignore", under="ignore"):
+        cast = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
     whole = np.issubdtype(values.dtype, np.integer)
     if whole and not np.array_equal(cast, values):
         check.fail(
             f"axis {name!r}", f"integers that fit into {cast.dtype}", values.max(), "Use smaller ones."
         )
+    if not whole and (lost := values[_lost(values, cast)]).size:
+        fix = "Scale it, or enable jax_enable_x64."
+        check.fail(f"axis {name!r}", f"numbers that {cast.dtype} holds", lost[0], fix)
     if name == "seed" and not whole:
         check.fail("axis 'seed'", "integers", values.dtype, "They number the keys.", TypeError)
     return cast
+
+
+def _lost(values: np.ndarray, cast: np.ndarray) -> np.ndarray:
+    """Where a cast overflows, or underflows: devices take what is below the normal numbers as 0."""
+    least = np.finfo(cast.dtype).tiny if np.issubdtype(cast.dtype, np.inexact) else 0
+    return (np.isfinite(values) & ~np.isfinite(cast)) | ((np.abs(cast) < least) & (values != 0))
 
 
 def cut(sizes: Sequence[int], points: int) -> Layout:

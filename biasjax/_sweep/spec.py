@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check
@@ -18,6 +19,9 @@ from biasjax._jaxpr import interpret
 from biasjax.stepwise import Stepwise
 
 _RESERVED = ("key", "status", "computed")
+
+# Axes of more values are files of their own
+_INLINE = 1000
 
 
 class Spec(NamedTuple):
@@ -49,6 +53,12 @@ class Spec(NamedTuple):
         """Static values that go together, one program for each."""
         values = itertools.product(*self.static.values())
         return [dict(zip(self.static, combination, strict=True)) for combination in values]
+
+    def ordered(self, static: Iterable[str], axes: Iterable[str]) -> Spec:
+        """Return the same sweep with its names in another order."""
+        return self._replace(
+            static={name: self.static[name] for name in static}, axes={name: self.axes[name] for name in axes}
+        )
 
 
 def point_name(chosen: Mapping[str, Any]) -> str:
@@ -93,6 +103,9 @@ def check_outputs(spec: Spec, all_outputs: Iterable[Mapping[str, Any]]) -> None:
         for name, value in outputs.items():
             if name in (*spec.lead, "computed"):
                 check.fail("fn", "outputs named otherwise than axes and static", name, "Rename the output.")
+            if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+                fix = "Return jax.random.key_data(key)."
+                check.fail(f"output {name!r}", "an array of numbers", value.dtype, fix, TypeError)
             own = value.shape[len(spec.axes) :]
             if shapes.setdefault(name, own) != own:
                 got, fix = f"{shapes[name]} and {own}", "Pad it, or sweep these static values apart."
@@ -104,17 +117,46 @@ def check_outputs(spec: Spec, all_outputs: Iterable[Mapping[str, Any]]) -> None:
 
 
 def describe(spec: Spec) -> dict[str, Any]:
-    """Say what makes a sweep this one, as JSON."""
+    """Say what makes a sweep this one, as JSON; the order of axes and static names makes no other of it."""
     content = {
         "fn": _name(spec.fn),
-        "fn at": {point_name(chosen) or "every point": _digest(spec, chosen) for chosen in spec.combinations},
+        "fn at": {_at(chosen): _digest(spec, chosen) for chosen in spec.combinations},
         "static": spec.labels,
-        "axes": {name: values.tolist() for name, values in spec.axes.items()},
+        "axes": {name: _axis_entry(values) for name, values in spec.axes.items()},
         "dtypes": {name: str(values.dtype) for name, values in spec.axes.items()},
         "dims": {name: list(names) for name, names in spec.dims.items()},
         "root": spec.root,
+        "draws": _draws(),
     }
     return json.loads(json.dumps(content))
+
+
+def checksum(content: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def axis_bytes(values: np.ndarray) -> bytes:
+    """Values of an axis as a file holds them, little-endian."""
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
+
+
+def _axis_entry(values: np.ndarray) -> list[Any] | dict[str, Any]:
+    """Values of an axis, or if they are many or JSON has none such, what tells the file that has them."""
+    if len(values) <= _INLINE and values.dtype.kind != "c":
+        return values.tolist()
+    return {"size": len(values), "sha256": checksum(axis_bytes(values))}
+
+
+def _draws() -> dict[str, Any]:
+    """Settings of JAX that change results and that no program shows."""
+    names = ("default_prng_impl", "threefry_partitionable", "random_seed_offset", "enable_x64")
+    return {name: getattr(jax.config, f"jax_{name}") for name in (*names, "default_matmul_precision")}
+
+
+def _at(chosen: Mapping[str, Any]) -> str:
+    """Name a static combination whatever the order of its names."""
+    return point_name(dict(sorted(chosen.items()))) or "every point"
 
 
 def _digest(spec: Spec, chosen: Mapping[str, Any]) -> str | None:
@@ -132,10 +174,10 @@ def _digest(spec: Spec, chosen: Mapping[str, Any]) -> str | None:
         closed = jax.make_jaxpr(whole)(jax.random.key(spec.root), **numbers)
     except Exception:  # raised again, with what else fails, when all combinations are traced
         return None
-    checksum = hashlib.sha256(_text(closed.jaxpr).encode())
+    found = hashlib.sha256(_text(closed.jaxpr).encode())
     for constant in interpret.constants(closed):
-        checksum.update(np.asarray(constant).tobytes())
-    return checksum.hexdigest()[:16]
+        found.update(np.asarray(constant).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _name(fn: Any) -> str:
@@ -148,6 +190,8 @@ def _name(fn: Any) -> str:
 def _label(value: Any) -> Any:
     """Coordinate of a static value: itself if a string, number or bool, else its name."""
     value = value.item() if isinstance(value, np.generic) else value
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return str(value)  # no array has it
     return value if isinstance(value, (str, int, float, bool)) else getattr(value, "__name__", _text(value))
 
 

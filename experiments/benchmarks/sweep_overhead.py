@@ -11,17 +11,21 @@ Command: `python -m experiments.benchmarks.sweep_overhead` (about two minutes on
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import resource
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import biasjax as bj
+from biasjax._sweep import chunks
 
 AXES = {
     "seed": np.arange(10),
@@ -61,6 +65,66 @@ def timed(call) -> float:
     return time.perf_counter() - began
 
 
+@contextlib.contextmanager
+def clocked(module, name: str):
+    """Count the seconds spent in a function of a module, in a list of one number."""
+    original, spent = getattr(module, name), [0.0]
+
+    def measured(*arguments, **options):
+        began = time.perf_counter()
+        try:
+            return original(*arguments, **options)
+        finally:
+            spent[0] += time.perf_counter() - began
+
+    setattr(module, name, measured)
+    try:
+        yield spent
+    finally:
+        setattr(module, name, original)
+
+
+def chunks_of_one_point(count: int) -> str:
+    """Sweep over so many chunks of one point, go on with it, and open it: a row of the second table."""
+
+    def draw(key, *, x):
+        return {"y": x * jax.random.normal(key)}
+
+    axes = {"x": np.arange(float(count))}
+    with tempfile.TemporaryDirectory() as folder:
+        run = functools.partial(bj.sweep.run, draw, axes, store=folder, chunk_size=1, progress=False)
+        with clocked(chunks, "write") as writing, clocked(os, "fsync") as syncing:
+            first = timed(run)
+        again, opened = timed(run), timed(lambda: bj.store.open(folder))
+    each = [1000 * seconds / count for seconds in (first, first - writing[0], writing[0], syncing[0])]
+    return f"{count:6d}" + "".join(f"{one:9.3f}" for one in each) + f"{again:10.2f}{opened:10.2f}"
+
+
+def a_million_points(axes) -> str:
+    """Sweep over a million points: seconds, files, megabytes, seconds to open, peak memory."""
+
+    def product(key, *, x, y=1.0):
+        return {"z": x * y}
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = functools.partial(bj.sweep.run, product, axes, store=folder, chunk_size=1000, progress=False)
+        seconds, opened = timed(run), timed(lambda: bj.store.open(folder))
+        sizes = [file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        f"{seconds:.1f} s, {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB, open {opened:.2f} s, {peak:.0f} MiB"
+    )
+
+
+def stores() -> None:
+    """Print what a store of many chunks costs."""
+    print("chunks   ms each  not writing  writing  of it fsync   rerun s    open s")
+    for count in (3000, 20_000):
+        print(chunks_of_one_point(count))
+    print(f"10^6 points, 1000 x 1000: {a_million_points({'x': np.arange(1e3), 'y': np.arange(1e3)})}")
+    print(f"10^6 points, one axis:    {a_million_points({'x': np.arange(1e6)})}")
+
+
 def main() -> None:
     """Print the table."""
     arrays = [jnp.asarray(values) for values in AXES.values()]
@@ -91,4 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    stores()
     main()

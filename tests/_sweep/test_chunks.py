@@ -5,13 +5,14 @@ import random
 import signal
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 from processes import finish, kill, start, wait_until
 
 from biasjax import store, sweep
-from biasjax._sweep import chunks, grid
+from biasjax._sweep import grid, manifest
 
 SLOW, CHUNKS = ("--slow", "--chunk-size", 1), 2 * 4 * 5 * 3
 
@@ -97,34 +98,82 @@ def _fn(key, *, x):
     return {"y": x}
 
 
-def _run(path, x=(1.0, 2.0, 3.0, 4.0), fn=_fn, root=0, repair=False, static=None):
-    axes = {"seed": [0, 1], "x": x}
-    return sweep.run(fn, axes, static=static, root=root, repair=repair, store=path, chunk_size=2)
+def _run(path, x=(1.0, 2.0, 3.0, 4.0), fn=_fn, chunk_size=2, **options):
+    return sweep.run(fn, {"seed": [0, 1], "x": x}, store=path, chunk_size=chunk_size, **options)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "foreign"])
-def test_damaged_chunks_are_named_and_repaired(tmp_path, harm):
-    first = _run(tmp_path / "mine").load()
-    file = store.finished(tmp_path / "mine")[1]
+def _harm(mine, other, harm):
+    """Damage chunk 1 of a store; return the file that is not what its name says."""
+    file = store.finished(mine)[1]
     content = bytearray(file.read_bytes())
     if harm == "truncated":
         file.write_bytes(content[: len(content) // 2])
     elif harm == "flipped":
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    else:
-        _run(tmp_path / "other", x=(5.0, 6.0, 7.0, 8.0))
-        foreign = store.finished(tmp_path / "other")[1]
+    elif harm == "another number":
         file.unlink()
+        first = store.finished(mine)[0]
+        file = file.with_name(first.name.replace("000000", "000001"))
+        file.write_bytes(first.read_bytes())
+    else:
+        file.unlink()
+        foreign = store.finished(other)[1]
         file = file.with_name(foreign.name)
         file.write_bytes(foreign.read_bytes())
-    assert list(store.damaged(tmp_path / "mine")) == [1]
-    with pytest.raises(store.Damaged, match=f"chunk {file.name}: expected .* repair=True"):
-        _run(tmp_path / "mine")
-    with pytest.raises(store.Damaged, match=file.name):
-        store.open(tmp_path / "mine").load()
-    repaired = _run(tmp_path / "mine", repair=True).load()
+    return file
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "another number", "another sweep", "another cut"])
+def test_a_chunk_that_is_not_what_was_written_in_its_place_is_named_and_repaired(tmp_path, harm):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    first = _run(mine).load()
+    if harm.startswith("another"):
+        x, size = ((5.0, 6.0, 7.0, 8.0), 2) if harm == "another sweep" else ((1.0, 2.0, 3.0, 4.0), 1)
+        _run(other, x=x, chunk_size=size)
+    file = _harm(mine, other, harm)
+    assert list(store.damaged(mine)) == [1]
+    message = f"chunk {file.name}: expected .* repair=True"
+    with pytest.raises(store.Damaged, match=message):
+        store.open(mine).load()
+    with pytest.raises(store.Damaged, match=message):
+        _run(mine).load()
+    repaired = _run(mine, repair=True).load()
     xr.testing.assert_identical(repaired.drop_attrs(), first.drop_attrs())
+    assert not store.damaged(mine)
+
+
+def test_a_chunk_says_whose_bytes_it_has(tmp_path):
+    _run(tmp_path)
+    _harm(tmp_path, None, "another number")
+    assert "got those of chunk 0" in store.damaged(tmp_path)[1]
+
+
+def test_a_chunk_that_no_grid_has_is_named(tmp_path):
+    first = _run(tmp_path).load()
+    file = store.finished(tmp_path)[0]
+    extra = file.with_name(file.name.replace("000000", "000099"))
+    extra.write_bytes(file.read_bytes())
+    for use in (store.open, _run):
+        with pytest.raises(store.Damaged, match=f"chunk {extra.name}: expected a number below 4"):
+            use(tmp_path)
+    assert list(store.damaged(tmp_path)) == [99]
+    xr.testing.assert_identical(_run(tmp_path, repair=True).load(), first)
+    assert not extra.exists()
+
+
+def test_a_chunk_is_netcdf_that_says_which_points_it_holds(tmp_path):
+    _run(
+        tmp_path,
+        static={"kind": ["good"]},
+        fn=lambda key, *, x, kind: {"y": x, "up": x > 1, "own": x + jnp.ones(3)},
+    )
+    with xr.open_dataset(store.finished(tmp_path)[3], engine="h5netcdf") as chunk:
+        assert chunk.y.dims == ("kind", "seed", "x")
+        assert (chunk.kind, chunk.seed, chunk.x.values.tolist()) == ("good", 1, [3.0, 4.0])
+        assert chunk.up.dtype == bool
+        assert chunk.own.dims[-1] not in chunk.coords
+        assert chunk.attrs["chunk"] == 3
 
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
@@ -142,6 +191,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
 def test_no_store_to_open(tmp_path):
     with pytest.raises(ValueError, match="a readable manifest"):
         store.open(tmp_path)
-    chunks.begin(tmp_path, {"axes": {"x": [1]}, "static": {}, "dtypes": {}, "fn at": {}}, grid.Layout(0, 1))
+    spec = {"axes": {"x": [1]}, "static": {}, "dtypes": {"x": "int32"}, "fn at": {}}
+    manifest.begin(tmp_path, spec, {"x": np.array([1], np.int32)}, grid.Layout(0, 1))
     with pytest.raises(ValueError, match="at least one finished chunk"):
         store.open(tmp_path)

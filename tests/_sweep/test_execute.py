@@ -81,3 +81,14 @@ def test_memory_is_halved_until_it_suffices():
     tried = len(seen)
     halved(whole)
     assert max(np.prod(shape) for shape in seen[tried:]) <= 2  # what did not fit is not tried again
+
+
+def test_outputs_of_one_name_do_not_overwrite_each_other():
+    for outputs in ({"u": {"v": 1.0}, "u.v": 2.0}, {"u": {"v": 1.0}, "u/v": 2.0}, {"": 1.0, "output": 2.0}):
+        with pytest.raises(ValueError, match=r"two called '(u.v|output)'. Rename one"):
+            sweep.run(lambda key, outputs=outputs: outputs, {})
+
+
+def test_a_key_is_no_output():
+    with pytest.raises(TypeError, match="output 'k': expected an array of numbers, got key<fry>"):
+        sweep.run(lambda key: {"k": key}, {})

@@ -48,3 +48,18 @@ def test_halves_make_up_the_whole():
 def test_bad_axes_are_refused_clearly(name, values, error, message):
     with pytest.raises(error, match=message):
         grid.axis_values(name, values)
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e300, -1e300, 1e-40])
+def test_a_number_that_float32_makes_zero_or_infinite_is_refused(value):
+    with pytest.raises(ValueError, match=r"numbers that float32 holds, got .*jax_enable_x64"):
+        grid.axis_values("x", [1.0, value])
+    with jax.enable_x64(True):
+        assert grid.axis_values("x", [1.0, value])[1] == value
+    assert np.isinf(grid.axis_values("x", [0.0, np.inf])[1])
+
+
+def test_axes_are_a_dict():
+    for axes in (None, [1.0]):
+        with pytest.raises(TypeError, match="axes: expected a dict of name -> values, got"):
+            grid.axis_arrays(axes)  # pyright: ignore[reportArgumentType]

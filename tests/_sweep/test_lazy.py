@@ -18,7 +18,7 @@ def parts():
         return {"y": xr.Variable(("a", "b", "c"), whole[regions[index]])}
 
     there = [(region, index) for index, region in enumerate(regions[:2])]
-    array = lazy.lazy("y", whole.shape, whole.dtype, there, read)  # type: ignore[arg-type]
+    array = lazy.lazy("y", ("a", "b", "c"), whole.shape, whole.dtype, there, read)  # type: ignore[arg-type]
     whole = whole.copy()
     known = np.where(np.arange(3)[:, None] < 2, whole, np.nan)
     known[:2] = whole[:2]
@@ -58,3 +58,16 @@ def test_values_are_read_when_used(tmp_path):
     assert np.isfinite(dataset.y.sel(seed=0).isel(x=[3, 0]).values).all()  # needs the first two chunks alone
     with pytest.raises(store.Damaged):
         dataset.y.load()
+
+
+def test_integers_beside_missing_ones_are_not_rounded(tmp_path, x64):
+    def count(key, *, x):
+        return {"y": x + 0, "few": x - 2**53}
+
+    axes = {"x": [2**53 + 1, 2**53 + 3]}
+    partial = sweep.run(count, axes, store=tmp_path, chunk_size=1, shard="0/2")
+    assert partial.few.dtype == np.float64
+    assert partial.few[0] == 1
+    with pytest.raises(ValueError, match=r"output 'y': expected integers up to 2\^53 beside missing ones"):
+        partial.y.load()
+    assert sweep.run(count, axes, store=tmp_path, chunk_size=1).y.values.tolist() == axes["x"]
