@@ -23,6 +23,7 @@ from biasjax import _files, _status, check
 from biasjax import store as stores
 from biasjax._sweep import chunks, execute, grid
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.leases import Leases
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.spec import Spec, check_names, describe, own_dims
 from biasjax.stepwise import Stepwise
@@ -179,15 +180,20 @@ def _run_in_store(
         layout = chunks.manifest(folder).layout
     except ValueError:
         layout = _layout(plan, chunk_size, math.ceil(math.prod(spec.sizes) / 16))
-    layout = chunks.begin(folder, described, layout).layout
+    stored = chunks.begin(folder, described, layout)
+    layout, kept = stored.layout, plan.checkpoints and plan.checkpoints._replace(identity=stored.digest)
+    plan, leases = plan._replace(checkpoints=kept), Leases(folder, functools.partial(chunks.finished, folder))
     total = len(spec.combinations) * len(grid.regions(spec.sizes, layout))
     todo = _todo(folder, total, repair, worker)
     try:
         write = functools.partial(_write_chunk, folder, spec)
-        compute(plan, layout, todo, write, progress, keep_going=True)
+        compute(plan, layout, todo, write, progress, keep_going=True, leases=leases)
     except BaseException as error:
-        done = len(chunks.finished(folder))
-        error.add_note(f"{done} of {total} chunks are safe in {folder}; the same call goes on from there.")
+        if (folder / "chunks").is_dir():
+            done = len(chunks.finished(folder))
+            error.add_note(
+                f"{done} of {total} chunks are safe in {folder}; the same call goes on from there."
+            )
         raise
     execute.wait_for_writer()
     return stores.open(folder)

@@ -11,9 +11,9 @@ def test_memory_decides_the_chunks(monkeypatch):
     monkeypatch.setattr(execute, "budget", lambda: 40_000)
     seen, compute = [], loop._compute_chunk
 
-    def counted(plan, run, n, region, write):
+    def counted(plan, run, n, region, *rest):
         seen.append(grid.shape(region))
-        compute(plan, run, n, region, write)
+        compute(plan, run, n, region, *rest)
 
     monkeypatch.setattr(loop, "_compute_chunk", counted)
     axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
