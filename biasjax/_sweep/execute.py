@@ -230,7 +230,7 @@ def budget() -> int:
     Under `jax.distributed` the least of all processes, so that all cut the grid alike.
     """
     own = _budget()
-    return own if jax.process_count() == 1 else 2**20 * int(min(_gather(np.int32(own // 2**20))))
+    return own if jax.process_count() == 1 else 2**10 * int(min(_gather(np.int32(own // 2**10))))
 
 
 def _gather(values: Any) -> Any:
