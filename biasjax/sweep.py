@@ -75,7 +75,8 @@ def run(
         cut that it began with.
     store
         Folder for finished chunks. If it holds some of this sweep, only the others are computed. It is
-        written to before anything is traced, so that a full or read-only disk shows at once.
+        written to before anything is traced, so that a full or read-only disk shows at once. Workers that
+        share it leave each other's chunks alone, and go on with those of one that is silent for a minute.
     repair
         Whether to compute damaged chunks anew instead of raising.
     checkpoint_every

@@ -80,18 +80,7 @@ class Held:
         left, seen = collections.deque(todo), {int(path.stem) for path in self._all()}
         done, most, pause = self._leases.done(), 1, 0.02
         while left:
-            began, mine = time.monotonic(), list[int]()
-            for _ in range(len(left)):
-                n = left.popleft()
-                if n in done:
-                    skip(n)
-                elif self._take(n, n in seen):
-                    mine.append(n)
-                else:  # at the second look, after all others, its lease may be stale
-                    left.append(n)
-                    seen.add(n)
-                if len(mine) == most:
-                    break
+            began, mine = time.monotonic(), self._take_some(left, seen, done, most, skip)
             done = self._leases.done()
             for n in mine:
                 if n not in done:
@@ -130,6 +119,29 @@ class Held:
     def _path(self, n: int, turn: int) -> Path:
         return self._folder / f"{n:06d}.{turn}"
 
+    def _take_some(
+        self,
+        left: collections.deque[int],
+        seen: set[int],
+        done: Container[int],
+        most: int,
+        skip: Callable[[int], None],
+    ) -> list[int]:
+        """Take chunks from those that are left, looking at each once; what others hold goes to the end."""
+        mine: list[int] = []
+        for _ in range(len(left)):
+            n = left.popleft()
+            if n in done:
+                skip(n)
+            elif self._take(n, n in seen):
+                mine.append(n)
+            else:  # at the second look, after all others, its lease may be stale
+                left.append(n)
+                seen.add(n)
+            if len(mine) == most:
+                break
+        return mine
+
     def _take(self, n: int, over: bool) -> bool:
         """Take a chunk that nobody has, or ``over`` one whose lease is stale."""
         turn = 0
@@ -138,10 +150,12 @@ class Held:
                 turn += 1
             if turn and not self._is_stale(self._path(n, turn - 1)):
                 return False
-        if not self._create(self._path(n, turn)):
-            return False
-        with self._lock:
+        with self._lock:  # noted first, so that an interrupt between the two loses nothing
             self._turns[n] = turn
+        if not self._create(self._path(n, turn)):
+            with self._lock:
+                del self._turns[n]
+            return False
         if self._heart.ident is None:
             self._heart.start()
         return True
@@ -154,8 +168,12 @@ class Held:
         except FileNotFoundError:  # the last worker to leave removes the folder
             self._folder.mkdir(exist_ok=True)
             return self._create(path)
-        with os.fdopen(handle, "wb") as file:
-            file.write(self._word)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._word)
+        except BaseException:  # a full disk
+            path.unlink(missing_ok=True)
+            raise
         return True
 
     def _is_stale(self, path: Path) -> bool:
