@@ -46,7 +46,7 @@ def hold(leases: Leases) -> Iterator[Held]:
     held = Held(leases)
     try:
         yield held
-    except OSError as error:
+    except Exception as error:
         if (leases.store / "chunks").is_dir():
             raise
         got = f"none ({error!r}): it was removed during the sweep"
