@@ -22,6 +22,7 @@ from biasjax import _files, check
 from biasjax import store as stores
 from biasjax._sweep import chunks, execute, grid, manifest
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.leases import Leases
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.spec import Spec, check_names, describe, own_dims
 from biasjax.stepwise import Stepwise
@@ -80,7 +81,8 @@ def run(
         disk shows at once; a finished one is only read. Names and sizes of its files are checked, their
         bytes when they are read. Another ``fn`` (by the program it traces to), other values, PRNG, x64 or
         matmul precision are refused. What no program shows cannot be: a host callback, data read while it
-        runs, another device.
+        runs, another device. Workers that share it leave each other's chunks alone, and go on with those of
+        one that is silent for a minute.
     repair
         Whether to check every byte, and compute damaged chunks anew instead of raising.
     checkpoint_every
@@ -163,13 +165,17 @@ def _run_in_store(
     manifest.agreed(folder, stored, described, spec.axes)
     # The order of names that the store began with, so that its rows stay where they are
     plan = planned(spec.ordered(stored.spec["static"], stored.axes))
+    kept = plan.checkpoints and plan.checkpoints._replace(identity=stored.digest)
+    plan, leases = plan._replace(checkpoints=kept), Leases(folder, functools.partial(chunks.finished, folder))
     mine = [n for n in todo if n % worker[1] == worker[0]]
     try:
         write = functools.partial(_write_chunk, folder, stored, chunks.places(stored), plan.spec)
-        compute(plan, stored.layout, mine, write, progress, keep_going=True)
+        compute(plan, stored.layout, mine, write, progress, keep_going=True, leases=leases)
     except BaseException as error:
-        done, total = len(chunks.finished(folder)), chunks.count(stored)
-        error.add_note(f"{done} of {total} chunks are safe in {folder}; the same call goes on from there.")
+        if (folder / "chunks").is_dir():
+            done, total = len(chunks.finished(folder)), chunks.count(stored)
+            where = f"{done} of {total} chunks are safe in {folder}"
+            error.add_note(f"{where}; the same call goes on from there.")
         raise
     execute.wait_for_writer()
     return reading.dataset(folder, stored, spec.lead)

@@ -42,7 +42,7 @@ ROWS = (
     ("_audit.shifts",),
     ("_audit.cancellation", "_audit.absorption"),
     ("audit", "adapters"),
-    ("_sweep.grid", "_sweep.progress", "_sweep.checkpoints", "_sweep.spec"),
+    ("_sweep.grid", "_sweep.progress", "_sweep.checkpoints", "_sweep.leases", "_sweep.spec"),
     ("_sweep.lazy", "_sweep.execute"),
     ("_sweep.manifest", "_sweep.loop"),
     ("_sweep.chunks", "_sweep.gathering"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -200,8 +200,52 @@ def wait_for_writer() -> None:
         multihost_utils.sync_global_devices("biasjax sweep")
 
 
+def together(act: Callable[[], int | None]) -> int:
+    """Do something on all processes, and return the number that the one that writes got from it.
+
+    What one of them raises, all raise: the others would wait for ever at their next common step.
+    """
+    if jax.process_count() == 1:
+        return act() or 0
+    number, raised = 0, None
+    try:
+        number = act() or 0
+    except BaseException as error:
+        raised = error
+    text = repr(raised).encode()[:200].ljust(200) if raised else b" " * 200
+    numbers, texts = _gather((np.int32(number), np.frombuffer(text, np.uint8)))
+    if raised:
+        raise raised
+    for process, said in enumerate(bytes(row).decode(errors="replace").strip() for row in texts):
+        if said:
+            got, fix = f"{said} on process {process}", "Mend it there and run again."
+            check.fail("sweep", "all processes to go on", got, fix, RuntimeError)
+    return int(numbers[0])
+
+
+def agreed(numbers: Iterable[int]) -> Iterator[int]:
+    """Chunks one by one; under `jax.distributed` those of the process that writes, whatever others have."""
+    own = iter(numbers)
+    while (n := together(lambda: next(own, -1))) >= 0:
+        yield n
+
+
 def budget() -> int:
-    """Bytes that a program may take: a quarter of the device's memory, or of what the host has free."""
+    """Bytes that a program may take: a quarter of the device's memory, or of what the host has free.
+
+    Under `jax.distributed` the least of all processes, so that all cut the grid alike.
+    """
+    own = _budget()
+    return own if jax.process_count() == 1 else 2**10 * int(min(_gather(np.int32(own // 2**10))))
+
+
+def _gather(values: Any) -> Any:
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(values)
+
+
+def _budget() -> int:
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] // 4

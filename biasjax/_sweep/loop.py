@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from biasjax import _status
 from biasjax._sweep import execute, grid
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.leases import Held, Leases, Lost, hold
 from biasjax._sweep.progress import Bar
 from biasjax._sweep.spec import Spec, check_outputs, point_name
 
@@ -43,28 +46,51 @@ def compute(
     progress: bool,
     *,
     keep_going: bool = False,
+    leases: Leases | None = None,
 ) -> None:
-    """Compute chunks, each static combination's program compiling while others run."""
+    """Compute chunks, each static combination's program compiling while others run.
+
+    With ``leases`` only those that no other worker computes; the end comes when all are finished.
+    """
     places, lengths = grid.regions(plan.spec.sizes, layout), grid.lengths(plan.spec.sizes, layout)
     points = {n: math.prod(grid.shape(places[n % len(places)])) for n in todo}
-    # XLA compiles one program on one core, so programs compile side by side while others trace and run
-    with (
-        Bar(sum(points.values()), enabled=progress) as bar,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
+    with Bar(sum(points.values()), enabled=progress) as bar, _pool() as pool, _held(leases) as held:
         combinations = list(dict.fromkeys(n // len(places) for n in todo))
         programs, failures = _compile(plan, combinations, lengths, pool, keep_going)
-        for i, future in programs.items():
+        ready = functools.cache(lambda i: _ready(plan, i, programs[i], bar))
+        wanted = [n for n in todo if n // len(places) in programs]
+        mine = held.chunks(wanted, lambda n: bar.skip(points[n]), bar.wait) if held else wanted
+        for n in execute.agreed(mine):
+            i, place = divmod(n, len(places))
             bar.describe(point_name(plan.spec.combinations[i]))
-            began = time.perf_counter()
-            run = execute.halving(future.result().run, functools.partial(plan.lower, i))
-            bar.compiled(time.perf_counter() - began)
-            for n in (n for n in todo if n // len(places) == i):
-                began = time.perf_counter()
-                _compute_chunk(plan, run, n, places[n % len(places)], write)
+            run, began = ready(i), time.perf_counter()
+            with contextlib.suppress(Lost):
+                _compute_chunk(plan, run, n, places[place], write, held)
                 bar.advance(points[n], began)
     if failures:
         raise failures[0]
+
+
+@contextlib.contextmanager
+def _pool() -> Iterator[concurrent.futures.Executor]:
+    """Threads that compile side by side, as XLA compiles one program on one core; the end waits for none."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _held(leases: Leases | None) -> contextlib.AbstractContextManager[Held | None]:
+    return hold(leases) if leases and execute.is_writer() else contextlib.nullcontext()
+
+
+def _ready(plan: Plan, i: int, future: concurrent.futures.Future[execute.Program], bar: Bar) -> execute.Run:
+    """Wait for a program."""
+    began = time.perf_counter()
+    run = execute.halving(future.result().run, functools.partial(plan.lower, i))
+    bar.compiled(time.perf_counter() - began)
+    return run
 
 
 def _compile(
@@ -91,12 +117,17 @@ def _compile(
     return programs, failures
 
 
-def _compute_chunk(plan: Plan, run: execute.Run, n: int, region: grid.Region, write: Write) -> None:
+def _compute_chunk(
+    plan: Plan, run: execute.Run, n: int, region: grid.Region, write: Write, held: Held | None
+) -> None:
     """Compute one chunk, write it, and drop its checkpoints."""
-    checkpoints = plan.checkpoints and plan.checkpoints.below(f"{n:06d}")
+    keep = functools.partial(held.keep, n) if held and jax.process_count() == 1 else lambda: None
+    checkpoints = plan.checkpoints and plan.checkpoints.below(f"{n:06d}")._replace(keep=keep)
     outputs = run(region, checkpoints)
-    write(n, region, {"status": _status_of(outputs, len(plan.spec.axes))} | outputs)
-    if checkpoints is not None:
+    named = {"status": _status_of(outputs, len(plan.spec.axes))} | outputs
+    execute.together(lambda: write(n, region, named))
+    if checkpoints is not None and checkpoints.folder.exists():
+        keep()
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 

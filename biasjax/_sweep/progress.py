@@ -35,6 +35,15 @@ class Bar:
         if self._bar is not None:
             self._bar.update(self._task, description=text or "points")
 
+    def wait(self, chunks: int) -> None:
+        """Say that other workers compute all that is left."""
+        self.describe(f"waiting for {chunks} {'chunk' if chunks == 1 else 'chunks'} of other workers")
+
+    def skip(self, points: int) -> None:
+        """Count points that another worker ran."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=points)
+
     def compiled(self, seconds: float) -> None:
         """Add time spent waiting for the compiler."""
         if self._bar is not None:

@@ -1,15 +1,23 @@
 """A sweep in a process of its own, for tests that kill, share and distribute it.
 
 `python sweep_worker.py STORE [--shard i/n] [--chunk-size n] [--distributed RANK COUNT PORT] [--slow]`
+
+Beside the store, `computed-PID` lists the chunks that the worker began. `--halt-at n` waits with the n-th for
+a file called `go`.
 """
 
 import argparse
+import functools
+import os
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from biasjax import stepwise, sweep
+from biasjax._sweep import execute, leases, loop
 
 AXES = {"seed": np.arange(4), "sigma": np.linspace(0.5, 2.0, 5), "shift": np.linspace(-1.0, 1.0, 3)}
 STATIC = {"power": [1, 2]}
@@ -38,6 +46,35 @@ LONG = stepwise.Stepwise(
 )
 
 
+def watch(folder, halt_at):
+    """List the chunks that are computed, and wait with one of them."""
+    compute = loop._compute_chunk
+
+    def watched(plan, run, n, *rest):
+        with (folder / f"computed-{os.getpid()}").open("a") as file:
+            file.write(f"{n}\n")
+        while n == halt_at and not (folder / "go").exists():
+            time.sleep(0.01)
+        compute(plan, run, n, *rest)
+
+    loop._compute_chunk = watched
+
+
+def trouble(path, rank):
+    """What must not make one of two processes wait for the other for ever: unequal memory, a full disk."""
+    execute._budget = lambda: 100_000 * (1 + rank)
+    print(sweep.run(point, AXES, static=STATIC).moment.size, "points")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    sweep.chunks.write_chunk = full
+    try:
+        sweep.run(point, AXES, static=STATIC, store=path)
+    except Exception as error:
+        print(repr(error))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
@@ -46,7 +83,11 @@ def main():
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--distributed", nargs=3, type=int)
+    parser.add_argument("--stale", type=float, default=60.0)
+    parser.add_argument("--halt-at", type=int)
     options = parser.parse_args()
+    sweep.Leases = functools.partial(leases.Leases, stale=options.stale)
+    watch(Path(options.store).parent, options.halt_at)
     if options.distributed:
         rank, count, port = options.distributed
         jax.distributed.initialize(f"localhost:{port}", count, rank)
@@ -65,6 +106,8 @@ def main():
         store=options.store,
         shard=options.shard,
     )
+    if options.distributed:
+        trouble(f"{options.store}-full", options.distributed[0])
     print(dataset.attrs.get("missing", "computed"))
 
 

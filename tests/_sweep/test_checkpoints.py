@@ -1,5 +1,7 @@
 """Long chunks that are stopped inside themselves resume there."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,16 +52,62 @@ def test_steps_that_are_kept_are_not_repeated(tmp_path):
     np.testing.assert_array_equal(doubled, 2.0**7 * np.ones(3))
 
 
-def test_a_damaged_checkpoint_costs_time_alone(tmp_path):
-    double = stepwise.Stepwise(
+def test_a_checkpoint_is_refused_under_another_name(tmp_path):
+    def advance(carry):
+        if carry[0] == stop:
+            raise KeyboardInterrupt
+        return carry[0] + 1, carry[1] + 1
+
+    def resume(folder, identity):
+        return drive(advance, begin, 5, Checkpoints(tmp_path / folder, 2, identity))
+
+    stop, begin = 3, (jnp.int32(0), jnp.zeros(3))
+    with pytest.raises(KeyboardInterrupt):
+        resume("one", "store")
+    for name in ("copy", "renamed"):
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+    (tmp_path / "renamed" / "2").rename(tmp_path / "renamed" / "4")
+    stop = None
+    for folder, identity in [("copy", "another"), ("renamed", "store")]:
+        with pytest.warns(UserWarning, match=f"{folder} is not usable .altered, or of another computation"):
+            steps, sums = resume(folder, identity)
+        assert (int(steps), sums.tolist()) == (5, [5.0] * 3)
+    assert Checkpoints(tmp_path, 1, "store").below("000001").below("half-0").identity == "store/000001/half-0"
+
+
+def _times(factor):
+    return stepwise.Stepwise(
         start=lambda key, *, x: x,
-        advance=lambda carry, key, *, x: 2 * carry,
+        advance=lambda carry, key, *, x: factor * carry,
         finish=lambda carry, key, *, x: {"y": carry},
-        steps=4,
+        steps=3,
     )
-    broken = tmp_path / "unfinished" / "000000" / "3"
+
+
+def test_a_checkpoint_of_another_chunk_or_version_of_fn_is_not_resumed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    axes, options = {"x": [1.0, 3.0]}, {"chunk_size": 1, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.chunks, "write_chunk", full)
+        for factor in (2, 3):
+            with pytest.raises(OSError, match="no space left"):
+                sweep.run(_times(factor), axes, store=tmp_path / str(factor), **options)
+    kept = "unfinished/000000"
+    shutil.copytree(tmp_path / "2" / kept, tmp_path / "2" / "unfinished" / "000001")
+    shutil.rmtree(tmp_path / "2" / kept)
+    shutil.copytree(tmp_path / "3" / kept, tmp_path / "2" / kept)
+    with pytest.warns(UserWarning, match="is not usable .altered, or of another computation") as warned:
+        dataset = sweep.run(_times(2), axes, store=tmp_path / "2", **options)
+    assert len(warned) == 2
+    assert dataset.y.values.tolist() == [8.0, 24.0]
+
+
+def test_a_damaged_checkpoint_costs_time_alone(tmp_path):
+    broken = tmp_path / "unfinished" / "000000" / "2"
     broken.mkdir(parents=True)
     (broken / "_METADATA").write_text("{")
     with pytest.warns(UserWarning, match="is not usable"):
-        dataset = sweep.run(double, {"x": [1.0, 3.0]}, store=tmp_path, chunk_size=2)
-    assert dataset.y.values.tolist() == [16.0, 48.0]
+        dataset = sweep.run(_times(2), {"x": [1.0, 3.0]}, store=tmp_path, chunk_size=2)
+    assert dataset.y.values.tolist() == [8.0, 24.0]

@@ -48,9 +48,13 @@ def test_two_processes_work_as_one(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    workers = [start(tmp_path, "--distributed", rank, 2, port, "--chunk-size", 30) for rank in range(2)]
-    assert [finish(worker).splitlines()[-1] for worker in workers] == ["computed"] * 2
-    _assert_same(store.open(tmp_path).load(), whole)
+    path = tmp_path / "store"
+    workers = [start(path, "--distributed", rank, 2, port, "--chunk-size", 30) for rank in range(2)]
+    first, second = (finish(worker, seconds=120).splitlines()[-3:] for worker in workers)
+    _assert_same(store.open(path).load(), whole)
+    assert (first[0], first[2], second[0], second[2]) == ("120 points", "computed") * 2
+    assert first[1] == "OSError('no space left')"  # and the other process does not wait for what failed
+    assert "OSError('no space left') on process 0" in second[1]
 
 
 def test_a_program_is_compiled_once_and_knows_its_bytes():

@@ -1,3 +1,8 @@
+import os
+import signal
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,15 +10,16 @@ import pytest
 
 from biasjax import store, sweep
 from biasjax._sweep import execute, grid, loop
+from biasjax._sweep.spec import Spec
 
 
 def test_memory_decides_the_chunks(monkeypatch):
     monkeypatch.setattr(execute, "budget", lambda: 40_000)
     seen, compute = [], loop._compute_chunk
 
-    def counted(plan, run, n, region, write):
+    def counted(plan, run, n, region, *rest):
         seen.append(grid.shape(region))
-        compute(plan, run, n, region, write)
+        compute(plan, run, n, region, *rest)
 
     monkeypatch.setattr(loop, "_compute_chunk", counted)
     axes = {"x": np.arange(100.0), "y": np.arange(100.0)}
@@ -54,3 +60,30 @@ def test_points_that_diverge_are_marked(tmp_path):
         assert dataset.status.dtype == np.int8
         assert dataset.status.attrs["flag_meanings"] == "finite overflow nan underflow"
         assert np.isfinite(dataset.y).all()
+
+
+def test_ctrl_c_while_programs_compile_waits_for_those_that_run_alone():
+    running, begun, ended = threading.Event(), [], threading.Event()
+
+    def slow():
+        begun.append(1)
+        running.set()
+        ended.wait(20)
+        raise RuntimeError("nobody asks for this program")
+
+    def interrupt():
+        running.wait()
+        time.sleep(0.2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    lowered = execute.Lowered({"y": jax.ShapeDtypeStruct((1,), np.float32)}, slow)
+    spec = Spec(None, {"x": np.arange(1.0)}, {"kind": list(range(100))}, {}, 0)
+    plan = loop.Plan(spec, None, lambda i, lengths: lowered)
+    threading.Thread(target=interrupt).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        loop.compute(plan, grid.Layout(0, 1), range(100), lambda *_: None, False)
+    assert time.monotonic() - began < 5
+    ended.set()
+    time.sleep(0.2)
+    assert len(begun) <= (os.cpu_count() or 1)  # those in the queue were never started

@@ -30,6 +30,17 @@ def test_points_and_compiling_are_shown_apart(monkeypatch):
     assert task.fields == {"rate": "3 points/s", "compiled": 3.5}
 
 
+def test_what_other_workers_do_is_shown(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    bar = Bar(12)
+    bar.skip(5)
+    for chunks, text in [(2, "2 chunks"), (1, "1 chunk")]:
+        bar.wait(chunks)
+        assert bar._bar.tasks[0].description == f"waiting for {text} of other workers"
+    assert bar._bar.tasks[0].completed == 5
+
+
 @pytest.mark.parametrize("case", ["no terminal", "not wanted", "no rich"])
 def test_nothing_is_shown_where_none_can_see_it(monkeypatch, case):
     monkeypatch.setattr(sys, "stderr", shown := io.StringIO() if case == "no terminal" else _Terminal())
