@@ -68,7 +68,7 @@ def trouble(path, rank):
     def full(*_):
         raise OSError("no space left")
 
-    sweep.chunks.write_chunk = full
+    sweep.chunks.write = full
     try:
         sweep.run(point, AXES, static=STATIC, store=path)
     except Exception as error:

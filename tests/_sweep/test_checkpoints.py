@@ -90,7 +90,7 @@ def test_a_checkpoint_of_another_chunk_or_version_of_fn_is_not_resumed(tmp_path,
 
     axes, options = {"x": [1.0, 3.0]}, {"chunk_size": 1, "progress": False}
     with monkeypatch.context() as patch:
-        patch.setattr(sweep.chunks, "write_chunk", full)
+        patch.setattr(sweep.chunks, "write", full)
         for factor in (2, 3):
             with pytest.raises(OSError, match="no space left"):
                 sweep.run(_times(factor), axes, store=tmp_path / str(factor), **options)

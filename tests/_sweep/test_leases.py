@@ -200,7 +200,7 @@ def test_leases_are_gone_when_a_sweep_fails_or_ends(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep.chunks, "write_chunk", full)
+        patch.setattr(sweep.chunks, "write", full)
         with pytest.raises(OSError, match="no space left"):
             sweep.run(_double, {"x": jnp.arange(2.0)}, chunk_size=1, store=tmp_path)
     began = time.monotonic()
