@@ -187,8 +187,8 @@ def test_bad_input_is_refused_clearly(call, error, message):
 
 SCALAR = linear.Linear(jnp.ones(()))
 WRONG = [
-    (lambda: linear.dense(None, X), TypeError, "dense: expected Linear, got None"),
-    (lambda: linear.dense([jnp.ones((3, 2))], X), TypeError, "dense: expected Linear, got "),
+    (lambda: linear.dense(None, X), TypeError, "dense: expected Linear, got None"),  # pyright: ignore
+    (lambda: linear.dense([jnp.ones((3, 2))], X), TypeError, "dense: expected Linear, got "),  # pyright: ignore
     (lambda: linear.dense(SCALAR, X), ValueError, "dense: expected a 2-D kernel"),
     (
         lambda: linear.dense(linear.Linear(jnp.ones((3, 2)), jnp.ones(())), X),
@@ -201,9 +201,9 @@ WRONG = [
         ValueError,
         "conv: expected a kernel of 3 to 5",
     ),
-    (lambda: linear.conv_transpose(None, X), TypeError, "conv_transpose: expected Linear, got None"),
-    (lambda: linear.conv_init(jax.random.key(0), 1, 1, 3), TypeError, "kernel_size: expected a sequence"),
-    (lambda: linear.dense_init(0, 1, 1), TypeError, "key: expected one PRNG key, got 0"),
+    (lambda: linear.conv_transpose(None, X), TypeError, "conv_transpose: expected Linear, got None"),  # pyright: ignore
+    (lambda: linear.conv_init(jax.random.key(0), 1, 1, 3), TypeError, "kernel_size: expected a sequence"),  # pyright: ignore
+    (lambda: linear.dense_init(0, 1, 1), TypeError, "key: expected one PRNG key, got 0"),  # pyright: ignore
     (lambda: linear.dense_init(jax.random.key(0), 2**31, 1), ValueError, "an integer of at most"),
 ]
 X = jnp.ones((4, 3))

@@ -234,8 +234,8 @@ WRONG = [
         "layer_norm: expected 1 features, got 3",
     ),
     (lambda: norms.layer_norm(norms.Norm(), jnp.ones(())), ValueError, "at least two axes"),
-    (lambda: norms.rms_norm(None, jnp.ones((2, 3))), TypeError, "rms_norm: expected Norm, got None"),
-    (lambda: norms.group_norm([1.0], jnp.ones((2, 3)), groups=1), TypeError, "expected Norm, got"),
+    (lambda: norms.rms_norm(None, jnp.ones((2, 3))), TypeError, "rms_norm: expected Norm, got None"),  # pyright: ignore
+    (lambda: norms.group_norm([1.0], jnp.ones((2, 3)), groups=1), TypeError, "expected Norm, got"),  # pyright: ignore
     (lambda: _batch_norm(None), TypeError, "batch_norm: expected BatchStats, got None"),
     (
         lambda: _batch_norm(norms.BatchStats(jnp.ones(()), jnp.ones(()))),

@@ -333,7 +333,7 @@ BAD = [
     (lambda: _train(dataset=CLUSTERS._replace(train_y=CLUSTERS.train_y[1:])), ValueError, "of shape .120,."),
     (lambda: _train(dataset=CLUSTERS._replace(test_y=CLUSTERS.train_y)), ValueError, "test_y of shape .30,."),
     (lambda: _train(dataset=CLUSTERS._replace(train_y=CLUSTERS.train_x[:, 0])), TypeError, "integer labels"),
-    (lambda: _train(dataset=None), TypeError, "data: expected Data, got None"),
+    (lambda: _train(dataset=None), TypeError, "data: expected Data, got None"),  # pyright: ignore
     (lambda: _train("sdg"), ValueError, "Did you mean 'sgd'"),
     (lambda: _train(batch_size=121), ValueError, "at most the 120 training examples, got 121"),
     (lambda: _train(batch_size=1), ValueError, "at least 2 under batch norm"),
