@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,7 +107,11 @@ def open(path: str | Path) -> xr.Dataset:
         check.fail(f"store {path}", "at least one finished chunk", 0, "Run the sweep first.")
     spec, where = stored.spec, chunks.places(stored)
     lead = {**spec["static"], **spec["axes"]}
-    coords = {name: np.asarray(values, spec["dtypes"].get(name)) for name, values in lead.items()}
+    coords: dict[str, Any] = {
+        name: np.asarray(values, spec["dtypes"].get(name)) for name, values in lead.items()
+    }
+    for name, values in spec.get("points", {}).items():
+        coords[name] = "point", np.asarray(values, spec["dtypes"][name])
     dataset = xr.Dataset(_variables(stored, files, where), coords=coords, attrs=stored.provenance)
     if len(files) < len(where):
         computed = np.zeros(stored.sizes, bool)

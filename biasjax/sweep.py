@@ -22,15 +22,17 @@ import numpy.typing as npt
 from biasjax import _files, _status, check
 from biasjax import store as stores
 from biasjax._sweep import chunks, execute, grid
+from biasjax._sweep import points as tables
 from biasjax._sweep.checkpoints import Checkpoints
 from biasjax._sweep.loop import Plan, compute
+from biasjax._sweep.sampling import Scale, integer, log, sample
 from biasjax._sweep.spec import Spec, check_names, describe, own_dims
 from biasjax.stepwise import Stepwise
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["run"]
+__all__ = ["Scale", "integer", "log", "run", "sample"]
 
 
 def __dir__() -> list[str]:
@@ -39,8 +41,9 @@ def __dir__() -> list[str]:
 
 def run(
     fn: Callable[..., Any] | Stepwise,
-    axes: Mapping[str, npt.ArrayLike],
+    axes: Mapping[str, npt.ArrayLike] | None = None,
     *,
+    points: tables.Table | None = None,
     static: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk_size: int | Literal["auto"] = "auto",
@@ -52,7 +55,7 @@ def run(
     root: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Evaluate a function at every point of a product grid.
+    """Evaluate a function at every point of a product grid, or of a list.
 
     Parameters
     ----------
@@ -63,6 +66,10 @@ def run(
     axes
         Name -> 1-D array of numbers, outermost first. The axis called "seed" is not passed: it becomes the
         key, ``fold_in(root key, seed)``, so inner axes share its draws. Without it all points share one key.
+    points
+        Table of points that form no grid, e.g. from `sample`: equal-length arrays by name, a pandas table
+        or an `xarray.Dataset`. They make one innermost dimension "point", along which their values are
+        coordinates; axes stay outside of it, so that all points share the draws of the axis "seed".
     static
         Name -> values that change the program; each combination is compiled once.
     dims
@@ -112,10 +119,7 @@ def run(
     >>> dict(dataset.sizes)
     {'power': 2, 'seed': 4, 'sigma': 2, 'example': 3}
     """
-    arrays = {name: grid.axis_values(name, values) for name, values in axes.items()}
-    chosen = {name: list(values) for name, values in (static or {}).items()}
-    spec = Spec(fn, arrays, chosen, dict(dims or {}), root)
-    check_names(spec)
+    spec = _spec(fn, axes, points, static, dims, root)
     if chunk_size != "auto":
         check.positive_int("chunk_size", chunk_size)
     every = check.positive_int("checkpoint_every", checkpoint_every)
@@ -129,6 +133,28 @@ def run(
     folder = Path(store).absolute()
     plan = Plan(spec, Checkpoints(folder / "unfinished", every), lower)
     return _run_in_store(plan, folder, chunk_size, worker, repair, progress)
+
+
+def _spec(
+    fn: Callable[..., Any] | Stepwise,
+    axes: Mapping[str, npt.ArrayLike] | None,
+    points: tables.Table | None,
+    static: Mapping[str, Sequence[Any]] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+    root: int,
+) -> Spec:
+    if axes is None and points is None:
+        check.fail("sweep", "axes, points or both", None, "Pass e.g. {'seed': range(3)}.")
+    arrays = {name: grid.axis_values(name, values) for name, values in (axes or {}).items()}
+    chosen = {name: list(values) for name, values in (static or {}).items()}
+    table = {} if points is None else tables.columns(points)
+    if table:
+        tables.check_columns(table, arrays, chosen)
+        arrays[tables.DIM] = grid.axis_values(tables.DIM, np.arange(len(next(iter(table.values())))))
+        fn = tables.gather(fn, table)
+    spec = Spec(fn, arrays, chosen, dict(dims or {}), root, table)
+    check_names(spec)
+    return spec
 
 
 def _run_in_memory(plan: Plan, chunk_size: int | Literal["auto"], progress: bool) -> xr.Dataset:
@@ -145,7 +171,8 @@ def _run_in_memory(plan: Plan, chunk_size: int | Literal["auto"], progress: bool
             pieces.setdefault(name, {}).setdefault(n // len(places), whole)[region] = value
 
     compute(plan, layout, range(len(spec.combinations) * len(places)), write, progress)
-    dataset = xr.Dataset(coords={**spec.labels, **spec.axes}, attrs=_files.provenance())
+    listed = {name: (tables.DIM, values) for name, values in spec.table.items()}
+    dataset = xr.Dataset(coords={**spec.labels, **spec.axes, **listed}, attrs=_files.provenance())
     for name, found in pieces.items():
         value = _assemble(found, [len(values) for values in spec.static.values()])
         dataset[name] = (*spec.lead, *own_dims(spec, name, value.ndim - len(spec.lead))), value
