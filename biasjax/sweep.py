@@ -24,15 +24,16 @@ from biasjax import store as stores
 from biasjax._sweep import chunks, execute, grid
 from biasjax._sweep import points as tables
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.halving import halve
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.sampling import Scale, integer, log, sample
-from biasjax._sweep.spec import Spec, check_names, describe, own_dims
+from biasjax._sweep.spec import Spec, describe, own_dims
 from biasjax.stepwise import Stepwise
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Scale", "integer", "log", "run", "sample"]
+__all__ = ["Scale", "halve", "integer", "log", "run", "sample"]
 
 
 def __dir__() -> list[str]:
@@ -119,7 +120,7 @@ def run(
     >>> dict(dataset.sizes)
     {'power': 2, 'seed': 4, 'sigma': 2, 'example': 3}
     """
-    spec = _spec(fn, axes, points, static, dims, root)
+    spec = tables.specify(fn, axes, points, static, dims, root)
     if chunk_size != "auto":
         check.positive_int("chunk_size", chunk_size)
     every = check.positive_int("checkpoint_every", checkpoint_every)
@@ -133,28 +134,6 @@ def run(
     folder = Path(store).absolute()
     plan = Plan(spec, Checkpoints(folder / "unfinished", every), lower)
     return _run_in_store(plan, folder, chunk_size, worker, repair, progress)
-
-
-def _spec(
-    fn: Callable[..., Any] | Stepwise,
-    axes: Mapping[str, npt.ArrayLike] | None,
-    points: tables.Table | None,
-    static: Mapping[str, Sequence[Any]] | None,
-    dims: Mapping[str, Sequence[str]] | None,
-    root: int,
-) -> Spec:
-    if axes is None and points is None:
-        check.fail("sweep", "axes, points or both", None, "Pass e.g. {'seed': range(3)}.")
-    arrays = {name: grid.axis_values(name, values) for name, values in (axes or {}).items()}
-    chosen = {name: list(values) for name, values in (static or {}).items()}
-    table = {} if points is None else tables.columns(points)
-    if table:
-        tables.check_columns(table, arrays, chosen)
-        arrays[tables.DIM] = grid.axis_values(tables.DIM, np.arange(len(next(iter(table.values())))))
-        fn = tables.gather(fn, table)
-    spec = Spec(fn, arrays, chosen, dict(dims or {}), root, table)
-    check_names(spec)
-    return spec
 
 
 def _run_in_memory(plan: Plan, chunk_size: int | Literal["auto"], progress: bool) -> xr.Dataset:

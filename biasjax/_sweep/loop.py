@@ -95,12 +95,12 @@ def _compute_chunk(plan: Plan, run: execute.Run, n: int, region: grid.Region, wr
     """Compute one chunk, write it, and drop its checkpoints."""
     checkpoints = plan.checkpoints and plan.checkpoints.below(f"{n:06d}")
     outputs = run(region, checkpoints)
-    write(n, region, {"status": _status_of(outputs, len(plan.spec.axes))} | outputs)
+    write(n, region, {"status": status_of(outputs, len(plan.spec.axes))} | outputs)
     if checkpoints is not None:
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
-def _status_of(outputs: execute.Outputs, rank: int) -> np.ndarray:
+def status_of(outputs: execute.Outputs, rank: int) -> np.ndarray:
     """Status of each point: the worst over all of its floating outputs."""
     shape = next(iter(outputs.values())).shape[:rank] if outputs else ()
     status = np.full(shape, _status.FINITE, np.int8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from biasjax import check
 from biasjax._sweep import grid
+from biasjax._sweep.spec import Spec, check_names
 from biasjax.stepwise import Stepwise
 
 DIM = "point"
@@ -58,7 +59,7 @@ def columns(points: Table) -> dict[str, np.ndarray]:
     return table
 
 
-def check_columns(table: Collection[str], axes: Collection[str], static: Collection[str]) -> None:
+def _check_columns(table: Collection[str], axes: Collection[str], static: Collection[str]) -> None:
     """Raise where the name of a column, or of their dimension, stands for something else, too."""
     others = dict.fromkeys(("key", "status", "computed"), "a name of the engine itself")
     others |= dict.fromkeys(axes, "an axis") | dict.fromkeys(static, "a static name")
@@ -66,6 +67,29 @@ def check_columns(table: Collection[str], axes: Collection[str], static: Collect
         if name in others:
             expected = f"names of their own for columns and {DIM!r}"
             check.fail("points", expected, f"{name!r}, {others[name]}", "Rename it.")
+
+
+def specify(
+    fn: Callable[..., Any] | Stepwise,
+    axes: Mapping[str, Any] | None,
+    points: Table | None,
+    static: Mapping[str, Sequence[Any]] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+    root: int,
+) -> Spec:
+    """Say what is swept from the arguments of `sweep.run`, checked."""
+    if axes is None and points is None:
+        check.fail("sweep", "axes, points or both", None, "Pass e.g. {'seed': range(3)}.")
+    arrays = {name: grid.axis_values(name, values) for name, values in (axes or {}).items()}
+    chosen = {name: list(values) for name, values in (static or {}).items()}
+    table = {} if points is None else columns(points)
+    if table:
+        _check_columns(table, arrays, chosen)
+        arrays[DIM] = grid.axis_values(DIM, np.arange(len(next(iter(table.values())))))
+        fn = gather(fn, table)
+    spec = Spec(fn, arrays, chosen, dict(dims or {}), root, table)
+    check_names(spec)
+    return spec
 
 
 def gather(fn: Any, table: Mapping[str, np.ndarray]) -> Any:
