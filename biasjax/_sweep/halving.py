@@ -112,8 +112,9 @@ def halve(
     spec = tables.specify(stepwise, axes, points, None, dims, root)
     ladder = _plan(spec, rungs, keep, metric, largest)
     _check_outputs(ladder)
-    folder = None if store is None else check_writable(Path(store).absolute())
-    return _climb(ladder, chunk_size, folder, progress)
+    if chunk_size != "auto":
+        check.positive_int("chunk_size", chunk_size)
+    return _climb(ladder, chunk_size, None if store is None else Path(store).absolute(), progress)
 
 
 def _plan(spec: Spec, rungs: Sequence[int], keep: float, metric: str, largest: bool) -> Ladder:
@@ -141,10 +142,11 @@ def _climb(
 ) -> xr.Dataset:
     """Run all rungs, or those that a folder lacks."""
     compiled = functools.cache(functools.partial(stages.compile_stages, ladder.spec, execute.default_mesh()))
-    width = _width(ladder, compiled, chunk_size)
     reports, carry, identity = [], None, ""
-    if folder is not None:
-        begun = chunks.begin(folder, _describe(ladder), grid.Layout(len(ladder.spec.axes) - 1, width))
+    if folder is None:
+        width = _width(ladder, compiled, chunk_size)
+    else:
+        begun = _begin(ladder, folder, functools.partial(_width, ladder, compiled, chunk_size))
         width, identity = begun.layout.block, begun.digest
         reports, carry = disk.load(folder, identity, stages.abstract_carry(ladder.spec))
     last = len(reports) - 1
@@ -162,6 +164,17 @@ def _climb(
                 disk.save(folder, identity, rung, report, carry)
             reports.append(report)
     return _assemble(ladder, reports)
+
+
+def _begin(ladder: Ladder, folder: Path, width: Callable[[], int]) -> chunks.Manifest:
+    """Start a folder, or go on with its width, on which the last bits can depend."""
+    if len(disk.finished(folder)) < len(ladder.counts):  # a finished one may be read-only
+        check_writable(folder)
+    try:
+        layout = chunks.manifest(folder).layout
+    except ValueError:
+        layout = grid.Layout(len(ladder.spec.axes) - 1, width())
+    return chunks.begin(folder, _describe(ladder), layout)
 
 
 def _run_rung(
@@ -252,6 +265,6 @@ def _width(
     """Greatest number of points at once: as given, or what fits into the memory budget."""
     count = ladder.counts[0]
     if chunk_size != "auto":
-        return min(check.positive_int("chunk_size", chunk_size), count)
+        return min(chunk_size, count)
     share = execute.budget() / max(1, compiled(count).bytes)
     return count if share >= 1 else max(1, int(count * share))

@@ -17,6 +17,9 @@ from biasjax._text import table
 # The time left is judged by so many chunks
 _RECENT = 32
 
+Variables = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Dtypes and shapes."""
+
 
 class Summary(NamedTuple):
     """State of a store.
@@ -150,9 +153,7 @@ def _count(files: dict[int, Path], rank: int) -> dict[str, int] | None:
 @functools.lru_cache(maxsize=100_000)  # a chunk's name has its checksum: what was read stays true
 def _statuses(file: Path, rank: int) -> tuple[int, ...] | None:
     """Numbers of points of each status in a chunk, of which nothing else is read."""
-    found = _variables(file)
-    status = found.get("status")
-    if status is None or status[0] != np.int8 or len(status[1]) != rank:
+    if not _has_statuses(_variables(file), rank):
         return None
     import h5py
 
@@ -161,15 +162,22 @@ def _statuses(file: Path, rank: int) -> tuple[int, ...] | None:
         return tuple(np.bincount(np.ravel(values[()]), minlength=len(_status.STATUS)).tolist())
 
 
+def _has_statuses(variables: Variables, rank: int) -> bool:
+    """Whether "status" is the engine's, and no output of that name."""
+    dtype, shape = variables.get("status", (None, ()))
+    return dtype == np.int8 and len(shape) == rank
+
+
 def _outputs(file: Path, rank: int) -> dict[str, str]:
+    found = _variables(file)
     return {
         name: f"{dtype}{list(shape[rank:]) or ''}".replace(" ", "")
-        for name, (dtype, shape) in _variables(file).items()
-        if name != "status"
+        for name, (dtype, shape) in found.items()
+        if name != "status" or not _has_statuses(found, rank)
     }
 
 
-def _variables(file: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def _variables(file: Path) -> Variables:
     """Dtype and shape of each variable of a file."""
     import h5netcdf
 

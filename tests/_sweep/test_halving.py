@@ -16,11 +16,11 @@ DESCENT = Stepwise(
     advance=lambda carry, key, *, rate: (
         jax.random.split(carry[0])[0],
         carry[1] + 1,
-        carry[2] * (1 - rate) + 1e-3 * jax.random.normal(carry[0], (2,)),
+        carry[2] * (1 - rate) * (1 + 0.1 * jax.random.normal(carry[0], (2,))),
         carry[3],
     ),
     finish=lambda carry, key, *, rate: {"loss": jnp.sum(carry[2] ** 2), "done": carry[1], "x": carry[2]},
-    steps=24,
+    steps=12,
 )
 POINTS = {"rate": np.linspace(0.05, 1.95, 13)}
 halve = functools.partial(
@@ -42,9 +42,9 @@ def test_the_best_go_on_and_the_rest_keep_their_last_report(whole, full):
     assert np.bincount(whole.rung).tolist() == [8, 3, 2]
     assert whole.x.dims == ("seed", "point", "axis")
     np.testing.assert_array_equal(whole.done, np.broadcast_to(whole.steps, (2, 13)))
-    np.testing.assert_array_equal(whole.steps, np.array([3, 8, 24])[whole.rung])
+    np.testing.assert_array_equal(whole.steps, np.array([3, 8, 12])[whole.rung])
     assert whole.attrs["model_steps"] == 2 * int(whole.steps.sum())
-    assert whole.attrs["model_steps_of_all"] == 2 * 13 * 24
+    assert whole.attrs["model_steps_of_all"] == 2 * 13 * 12
     last = whole.rung == 2
     np.testing.assert_allclose(whole.loss[:, last], full.loss[:, last], rtol=1e-5)
     np.testing.assert_allclose(whole.metric, whole.loss.mean("seed"), rtol=1e-6)
@@ -159,9 +159,9 @@ def test_another_halving_is_refused_by_the_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rungs": ()}, "rungs: expected increasing numbers of steps below all 24"),
+        ({"rungs": ()}, "rungs: expected increasing numbers of steps below all 12"),
         ({"rungs": (8, 8)}, "rungs: expected increasing"),
-        ({"rungs": (24,)}, "rungs: expected increasing"),
+        ({"rungs": (12,)}, "rungs: expected increasing"),
         ({"keep": 1.0}, "keep: expected a share between 0 and 1"),
         ({"keep": np.nan}, "keep: expected a number"),
         ({"metric": "los"}, "Did you mean 'loss'"),
