@@ -1,4 +1,4 @@
-"""Sweeps: any pure function over a product grid, as nested vmaps, in chunks, resumable, on all devices.
+"""Sweeps: any pure function over a grid or list of points, in chunks, resumable, on all devices.
 
 A grid is nested vmaps, one for each axis, and not one vmap over a list of points: what depends on outer
 axes alone (a seed's draws, its batch order) is computed once, and inner axes turn products with it into
