@@ -33,9 +33,8 @@ def export(folder: Path, to: str, output: Path, names: Sequence[str] = ()) -> Pa
     try:
         importlib.import_module(package)
     except ImportError as error:
-        check.fail(
-            f"export to {to}", f"the package {package}", repr(error), f"pip install {package}", ImportError
-        )
+        fix = f"pip install {package}, or choose csv."
+        check.fail(f"export to {to}", f"the package {package}", repr(error), fix, ImportError)
     dataset = store.open(folder)
     known = [str(name) for name in dataset.data_vars if name != "computed"]
     chosen = [check.choice("outputs", name, known) for name in names or known]
