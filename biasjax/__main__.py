@@ -1,4 +1,4 @@
-"""Command line: ``biasjax audit package.module:factory`` audits a model and can fail a build."""
+"""Command line: ``biasjax audit package.module:factory`` audits a model; ``biasjax sweep show`` a store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from biasjax import check
+from biasjax._sweep import commands as sweeps
 
 if TYPE_CHECKING:
     from biasjax.audit import BiasAudit
@@ -52,26 +53,30 @@ class Version:
 
 
 Command = (
-    Annotated[Audit, tyro.conf.subcommand("audit")] | Annotated[Version, tyro.conf.subcommand("version")]
+    Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[sweeps.Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Version, tyro.conf.subcommand("version")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status: 1 for a verdict of --fail-on, 2 for a mistake."""
     # Annotated unions are no type to a checker
-    command: Audit | Version = tyro.cli(Command, args=arguments, prog="biasjax")  # pyright: ignore
+    plain = (tyro.conf.OmitSubcommandPrefixes,)
+    command: Audit | sweeps.Sweep | Version = tyro.cli(Command, args=arguments, prog="biasjax", config=plain)  # pyright: ignore
     if isinstance(command, Version):
         import biasjax
 
         print(biasjax.__version__)
         return 0
+    name = "audit" if isinstance(command, Audit) else "sweep"
     try:
-        return _audit(command)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"biasjax audit: {error}", file=sys.stderr)
+        return _audit(command) if isinstance(command, Audit) else sweeps.run(command.command)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"biasjax {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("biasjax audit: interrupted", file=sys.stderr)
+        print(f"biasjax {name}: interrupted", file=sys.stderr)
         return 130
 
 

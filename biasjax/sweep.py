@@ -1,4 +1,4 @@
-"""Sweeps: any pure function over a product grid, as nested vmaps, in chunks, resumable, on all devices.
+"""Sweeps: any pure function over a grid or list of points, in chunks, resumable, on all devices.
 
 A grid is nested vmaps, one for each axis, and not one vmap over a list of points: what depends on outer
 axes alone (a seed's draws, its batch order) is computed once, and inner axes turn products with it into
@@ -21,16 +21,19 @@ import numpy.typing as npt
 from biasjax import _files, check
 from biasjax import store as stores
 from biasjax._sweep import chunks, execute, grid, manifest
+from biasjax._sweep import points as tables
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.halving import halve
 from biasjax._sweep.leases import Leases
 from biasjax._sweep.loop import Plan, compute
-from biasjax._sweep.spec import Spec, check_names, describe, own_dims
+from biasjax._sweep.sampling import Scale, integer, log, sample
+from biasjax._sweep.spec import Spec, describe, own_dims
 from biasjax.stepwise import Stepwise
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["run"]
+__all__ = ["Scale", "halve", "integer", "log", "run", "sample"]
 
 # Outputs of a chunk: as a file, and as what a device holds beside the whole result
 _FILE_BYTES, _MEMORY_BYTES = 2**26, 2**28
@@ -42,8 +45,9 @@ def __dir__() -> list[str]:
 
 def run(
     fn: Callable[..., Any] | Stepwise,
-    axes: Mapping[str, npt.ArrayLike],
+    axes: Mapping[str, npt.ArrayLike] | None = None,
     *,
+    points: tables.Table | None = None,
     static: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk_size: int | Literal["auto"] = "auto",
@@ -55,7 +59,7 @@ def run(
     root: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Evaluate a function at every point of a product grid.
+    """Evaluate a function at every point of a product grid, or of a list.
 
     Parameters
     ----------
@@ -66,6 +70,10 @@ def run(
     axes
         Name -> 1-D array of numbers, outermost first. The axis called "seed" is not passed: it becomes the
         key, ``fold_in(root key, seed)``, so inner axes share its draws. Without it all points share one key.
+    points
+        Table of points that form no grid, e.g. from `sample`: equal-length arrays by name, a pandas table
+        or an `xarray.Dataset`. They make one innermost dimension "point", along which their values are
+        coordinates; axes stay outside of it, so that all points share the draws of the axis "seed".
     static
         Name -> values that change the program; each combination is compiled once.
     dims
@@ -120,10 +128,7 @@ def run(
     >>> dict(dataset.sizes)
     {'power': 2, 'seed': 4, 'sigma': 2, 'example': 3}
     """
-    arrays = grid.axis_arrays(axes)
-    chosen = {name: list(values) for name, values in (static or {}).items()}
-    spec = Spec(fn, arrays, chosen, dict(dims or {}), root)
-    check_names(spec)
+    spec = tables.specify(fn, axes, points, static, dims, root)
     if chunk_size != "auto":
         check.positive_int("chunk_size", chunk_size)
     every = check.positive_int("checkpoint_every", checkpoint_every)
@@ -160,7 +165,7 @@ def _run_in_store(
     described = describe(spec)
     if stored is None:
         layout = _layout(planned(spec), chunk_size, math.ceil(math.prod(spec.sizes) / 16), _FILE_BYTES)
-        stored = manifest.begin(folder, described, spec.axes, layout)
+        stored = manifest.begin(folder, described, spec.axes, layout, spec.table)
         todo = _todo(folder, stored)
     manifest.agreed(folder, stored, described, spec.axes)
     # The order of names that the store began with, so that its rows stay where they are

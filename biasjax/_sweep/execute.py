@@ -96,7 +96,7 @@ def lower(fn: Callable[..., Any] | Stepwise, static: Mapping[str, Any], where: F
     """
     if isinstance(fn, Stepwise):
         return _lower_steps(fn, static, where)
-    traced = _lower(fn, static, where)
+    traced = lower_stage(fn, static, where)
 
     @functools.cache
     def compile_() -> Program:
@@ -107,9 +107,12 @@ def lower(fn: Callable[..., Any] | Stepwise, static: Mapping[str, Any], where: F
 
 
 def _lower_steps(fn: Stepwise, static: Mapping[str, Any], where: Frame) -> Lowered:
-    start = _lower(fn.start, static, where)
+    start = lower_stage(fn.start, static, where)
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.out), start.out_info)
-    advance, finish = _lower(fn.advance, static, where, carry), _lower(fn.finish, static, where, carry)
+    advance, finish = (
+        lower_stage(fn.advance, static, where, carry),
+        lower_stage(fn.finish, static, where, carry),
+    )
 
     @functools.cache
     def compile_() -> Program:
@@ -136,7 +139,8 @@ def named(outputs: Any) -> dict[str, Any]:
     return found
 
 
-def _lower(fn: Callable[..., Any], static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
+def lower_stage(fn: Callable[..., Any], static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
+    """Trace one function, of a carry if one is given, over a frame."""
     nested = grid.nest(fn, where.names, static, carries=bool(carry))
     shapes = [
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
@@ -154,11 +158,15 @@ def _program(where: Frame, call: Callable[..., Any], largest: Any) -> Program:
             values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
         trim = tuple(slice(n) for n in grid.shape(region))
         outputs = named(call(*values, checkpoints=checkpoints))
-        return {name: _fetch(value)[trim] for name, value in outputs.items()}
+        return {name: fetch(value)[trim] for name, value in outputs.items()}
 
-    stats = largest.memory_analysis()
-    sizes = ("temp", "output", "argument")
-    return Program(run, sum(getattr(stats, f"{size}_size_in_bytes", 0) for size in sizes))
+    return Program(run, bytes_of(largest))
+
+
+def bytes_of(compiled: Any) -> int:
+    """Bytes of memory that a compiled program takes."""
+    stats, sizes = compiled.memory_analysis(), ("temp", "output", "argument")
+    return sum(getattr(stats, f"{size}_size_in_bytes", 0) for size in sizes)
 
 
 def halving(run: Run, relower: Callable[[tuple[int, ...]], Lowered]) -> Run:
@@ -264,7 +272,8 @@ def _lengths_on(mesh: jax.sharding.Mesh | None, lengths: Sequence[int]) -> tuple
     return tuple(padded[i] if i == lead else n for i, n in enumerate(lengths)), lead
 
 
-def _fetch(value: jax.Array) -> np.ndarray:
+def fetch(value: jax.Array) -> np.ndarray:
+    """Bring an output to the host, from all processes, in a dtype that files have."""
     if not value.is_fully_addressable:
         from jax.experimental import multihost_utils
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from biasjax import _files, _status, check
-from biasjax._sweep import execute, grid, lazy
+from biasjax._sweep import execute, grid, lazy, points
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.spec import Spec, check_outputs, own_dims
 
@@ -29,7 +29,8 @@ def in_memory(plan: Plan, layout: grid.Layout, progress: bool) -> xr.Dataset:
             whole[name][(*combination, *region)] = lazy.exactly(name, value, whole[name].dtype)
 
     compute(plan, layout, range(len(spec.combinations) * len(places)), write, progress)
-    dataset = xr.Dataset(coords={**spec.labels, **spec.axes}, attrs=_files.provenance())
+    listed = {name: (points.DIM, column) for name, column in spec.table.items()}
+    dataset = xr.Dataset(coords={**spec.labels, **spec.axes, **listed}, attrs=_files.provenance())
     for name, value in whole.items():
         dims = (*spec.lead, *own_dims(spec, name, value.ndim - len(spec.lead)))
         dataset[name] = xr.Variable(dims, value, _status.ATTRS if name == "status" else None)

@@ -124,14 +124,14 @@ def _compute_chunk(
     keep = functools.partial(held.keep, n) if held and jax.process_count() == 1 else lambda: None
     checkpoints = plan.checkpoints and plan.checkpoints.below(f"{n:06d}")._replace(keep=keep)
     outputs = run(region, checkpoints)
-    named = {"status": _status_of(outputs, len(plan.spec.axes))} | outputs
+    named = {"status": status_of(outputs, len(plan.spec.axes))} | outputs
     execute.together(lambda: write(n, region, named))
     if checkpoints is not None and checkpoints.folder.exists():
         keep()
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
-def _status_of(outputs: execute.Outputs, rank: int) -> np.ndarray:
+def status_of(outputs: execute.Outputs, rank: int) -> np.ndarray:
     """Status of each point: the worst over all of its floating outputs."""
     shape = next(iter(outputs.values())).shape[:rank] if outputs else ()
     status = np.full(shape, _status.FINITE, np.int8)

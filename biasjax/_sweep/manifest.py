@@ -11,6 +11,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +36,16 @@ class _OtherFormat(ValueError):
 
 
 class Manifest(NamedTuple):
-    """What is swept, from `spec.describe`, how its grid is cut, and the values of its axes.
+    """What is swept, from `spec.describe`, how its grid is cut, and the values of its axes and points.
 
-    ``digest`` is the checksum of format, spec and layout.
+    ``table`` has the columns of a list of points, along the axis "point"; ``digest`` is the checksum of format, spec and layout.
     """
 
     spec: dict[str, Any]
     layout: grid.Layout
     provenance: dict[str, str]
     axes: dict[str, np.ndarray]
+    table: dict[str, np.ndarray]
     digest: str
 
     @property
@@ -72,7 +74,13 @@ class Manifest(NamedTuple):
         return math.prod(len(labels) for labels in self.spec["static"].values())
 
 
-def begin(path: Path, spec: dict[str, Any], axes: dict[str, np.ndarray], layout: grid.Layout) -> Manifest:
+def begin(
+    path: Path,
+    spec: dict[str, Any],
+    axes: dict[str, np.ndarray],
+    layout: grid.Layout,
+    table: Mapping[str, np.ndarray],
+) -> Manifest:
     """Start a store, cut by a layout, unless another worker is quicker: then its cut counts."""
     layout = grid.Layout(*map(int, layout))
     content = {"format": FORMAT, "spec": spec, "layout": layout._asdict(), "provenance": _files.provenance()}
@@ -85,9 +93,9 @@ def begin(path: Path, spec: dict[str, Any], axes: dict[str, np.ndarray], layout:
     except ValueError as error:
         check.fail("store", "a grid that it can hold", error, "Sweep less, or in larger chunks.")
     (path / "chunks").mkdir(parents=True, exist_ok=True)
-    for name, entry in spec["axes"].items():
+    for name, entry in (*spec["axes"].items(), *spec.get("points", {}).items()):
         if isinstance(entry, dict):
-            _files.write(_axis_file(path, entry), axis_bytes(axes[name]))
+            _files.write(_axis_file(path, entry), axis_bytes(({**axes, **table})[name]))
     with contextlib.suppress(FileExistsError):
         _files.write(path / "manifest.json", text, replace=False)
     return agreed(path, read(path), spec, axes)
@@ -156,9 +164,15 @@ def _valid(path: Path, content: dict[str, Any]) -> Manifest:
     lengths = [entry["size"] if isinstance(entry, dict) else range(len(entry)) for _, entry in entries]
     lengths = [range(size) if isinstance(size, int) else size for size in lengths]
     _check_size([*spec["static"].values(), *lengths], len(spec["static"]), layout)
-    axes = {name: _axis(path, entry, _dtype(spec["dtypes"][name])) for name, entry in entries}
+    axes, table = (
+        {name: _axis(path, entry, _dtype(spec["dtypes"][name])) for name, entry in some}
+        for some in (entries, spec.get("points", {}).items())
+    )
+    _require(
+        all(len(column) == len(axes["point"]) for column in table.values()), "a column of another length"
+    )
     digest = checksum(_text([FORMAT, spec, content["layout"]]))
-    return Manifest(spec, layout, content["provenance"], axes, digest)
+    return Manifest(spec, layout, content["provenance"], axes, table, digest)
 
 
 def _check_size(values: list[Any], static: int, layout: grid.Layout) -> None:

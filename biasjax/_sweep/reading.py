@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from biasjax import _status, check
-from biasjax._sweep import chunks, lazy
+from biasjax._sweep import chunks, lazy, points
 from biasjax._sweep.chunks import Chunk
 from biasjax._sweep.manifest import Manifest
 
@@ -45,7 +45,8 @@ def dataset(path: Path, stored: Manifest, lead: Sequence[str]) -> xr.Dataset:
         parts = [(regions[chunk.number], chunk) for chunk in output.chunks]
         array = lazy.lazy(name, dims, (*shape, *output.own_shape), dtype, parts, read)
         found[name] = xr.Variable(dims, array, _status.ATTRS if name == "status" else None)
-    coords = {name: stored.coords[name] for name in lead}
+    coords: dict[str, Any] = {name: stored.coords[name] for name in lead}
+    coords |= {name: (points.DIM, column) for name, column in stored.table.items()}
     whole = xr.Dataset(found, coords=coords, attrs=stored.provenance)
     if len(files) == len(where):
         return whole

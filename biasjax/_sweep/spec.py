@@ -32,6 +32,7 @@ class Spec(NamedTuple):
     static: dict[str, list[Any]]
     dims: dict[str, Sequence[str]]
     root: int
+    table: dict[str, np.ndarray] = {}  # noqa: RUF012 - columns of a list of points; never written to
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -101,7 +102,7 @@ def check_outputs(spec: Spec, all_outputs: Iterable[Mapping[str, Any]]) -> None:
         if not outputs:
             check.fail("fn", "at least one output", "none", "Return a dict of arrays.")
         for name, value in outputs.items():
-            if name in (*spec.lead, "computed"):
+            if name in (*spec.lead, *spec.table, "computed"):
                 check.fail("fn", "outputs named otherwise than axes and static", name, "Rename the output.")
             if jnp.issubdtype(value.dtype, jax.dtypes.extended):
                 fix = "Return jax.random.key_data(key)."
@@ -128,6 +129,9 @@ def describe(spec: Spec) -> dict[str, Any]:
         "root": spec.root,
         "draws": _draws(),
     }
+    if spec.table:
+        content["points"] = {name: _axis_entry(values) for name, values in spec.table.items()}
+        content["dtypes"] |= {name: str(values.dtype) for name, values in spec.table.items()}
     return json.loads(json.dumps(content))
 
 

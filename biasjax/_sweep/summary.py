@@ -1,0 +1,185 @@
+"""What a store holds and how far it is, from names, sizes and statuses, without loading results."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from biasjax import _status
+from biasjax._sweep import chunks, grid, manifest, rungs
+from biasjax._text import table
+
+# The time left is judged by so many chunks
+_RECENT = 32
+
+Variables = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Dtypes and shapes."""
+
+
+class Summary(NamedTuple):
+    """State of a store.
+
+    Attributes
+    ----------
+    folder, manifest
+        Where it is and what is swept.
+    done, total
+        Numbers of chunks.
+    points
+        Numbers of points that are done and of all.
+    statuses
+        Status -> number of points, None where ``fn`` has an output of that name.
+    outputs
+        Name -> dtype and own shape, from one chunk.
+    bytes
+        Size on disk of everything below the folder.
+    begun
+        Unfinished chunks that have checkpoints.
+    left, idle
+        Seconds to the end, judged by the last chunks (None before two are done), and since the last chunk.
+    """
+
+    folder: Path
+    manifest: manifest.Manifest
+    done: int
+    total: int
+    points: tuple[int, int]
+    statuses: dict[str, int] | None
+    outputs: dict[str, str]
+    bytes: int
+    begun: int
+    left: float | None
+    idle: float | None
+
+
+def summarize(folder: Path) -> Summary:
+    """Look at a store, finished or not."""
+    stored = manifest.read(folder)
+    halving = "halving" in stored.spec
+    files, sizes = _rungs(folder, stored) if halving else _chunks(folder, stored)
+    when = sorted(filter(None, map(_modified, files.values())))[-_RECENT:]
+    each = (when[-1] - when[0]) / (len(when) - 1) if len(when) > 1 and not halving else None
+    missing = len(sizes) - len(files)
+    return Summary(
+        folder,
+        stored,
+        len(files),
+        len(sizes),
+        (sum(sizes[n] for n in files), sum(sizes)),
+        None if halving else _count(files, len(stored.sizes)),
+        _outputs(next(iter(files.values())), len(stored.sizes)) if files else {},
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        len([*(folder / "unfinished").glob("*")]),
+        0.0 if not missing else None if each is None else each * missing,
+        max(0.0, time.time() - when[-1]) if when else None,
+    )
+
+
+def _chunks(folder: Path, stored: manifest.Manifest) -> tuple[dict[int, Path], list[int]]:
+    """Files of the chunks that are done, and the number of points of every chunk."""
+    return chunks.finished(folder), [math.prod(grid.shape(region)) for region in chunks.places(stored)]
+
+
+def _rungs(folder: Path, stored: manifest.Manifest) -> tuple[dict[int, Path], list[int]]:
+    """Likewise of a halving's rungs, where a point counts on each that it stands on."""
+    seeds = math.prod(stored.sizes[:-1])
+    return rungs.finished(folder), [count * seeds for count in stored.spec["halving"]["counts"]]
+
+
+def show(summary: Summary) -> str:
+    """Table of a summary."""
+    spec, done = summary.manifest.spec, summary.points[0] / max(1, summary.points[1])
+    sizes = [*spec["static"], *spec["axes"]]
+    made = summary.manifest.provenance
+    lines = {
+        "function": spec["fn"],
+        "grid": " x ".join(f"{n} {size}" for n, size in zip(sizes, summary.manifest.sizes, strict=True)),
+        "points' columns": ", ".join(spec.get("points", ())),
+        "outputs": ", ".join(f"{name} {kind}" for name, kind in summary.outputs.items()),
+        "rungs" if "halving" in spec else "chunks": f"{summary.done:,} of {summary.total:,}",
+        "points": f"{summary.points[0]:,} of {summary.points[1]:,} ({done:.0%})",
+        "in steps": f"{summary.begun} chunks with checkpoints" if summary.begun else "",
+        "left": _left(summary),
+        "status": ", ".join(f"{name} {count:,}" for name, count in (summary.statuses or {}).items()),
+        "size": f"{summary.bytes / 1e6:,.1f} MB",
+        "made by": f"biasjax {made['version']}, jax {made['jax_version']}, {made['device']}",
+    }
+    return table([("store", str(summary.folder)), *((name, line) for name, line in lines.items() if line)])
+
+
+def _left(summary: Summary) -> str:
+    if summary.done == summary.total:
+        return "finished"
+    idle = "" if summary.idle is None else f", last chunk {_duration(summary.idle)} ago"
+    return ("unknown" if summary.left is None else f"about {_duration(summary.left)}") + idle
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Examples
+    --------
+    >>> _duration(3.2), _duration(75), _duration(7300)
+    ('3 s', '1 min 15 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _modified(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # another worker repairs it
+        return None
+
+
+def _count(files: dict[int, Path], rank: int) -> dict[str, int] | None:
+    total = np.zeros(len(_status.STATUS), int)
+    for file in files.values():
+        counts = _statuses(file, rank)
+        if counts is None:
+            return None
+        total += counts
+    return dict(zip(_status.STATUS, map(int, total), strict=True))
+
+
+@functools.lru_cache(maxsize=100_000)  # a chunk's name has its checksum: what was read stays true
+def _statuses(file: Path, rank: int) -> tuple[int, ...] | None:
+    """Numbers of points of each status in a chunk, of which nothing else is read."""
+    if not _has_statuses(_variables(file), rank):
+        return None
+    import h5py
+
+    with h5py.File(file, "r") as opened:
+        values: Any = opened["status"]
+        return tuple(np.bincount(np.ravel(values[()]), minlength=len(_status.STATUS)).tolist())
+
+
+def _has_statuses(variables: Variables, rank: int) -> bool:
+    """Whether "status" is the engine's, and no output of that name."""
+    dtype, shape = variables.get("status", (None, ()))
+    return dtype == np.int8 and len(shape) == rank
+
+
+def _outputs(file: Path, rank: int) -> dict[str, str]:
+    found = _variables(file)
+    return {
+        name: f"{dtype}{list(shape[rank:]) or ''}".replace(" ", "")
+        for name, (dtype, shape) in found.items()
+        if name != "status" or not _has_statuses(found, rank)
+    }
+
+
+def _variables(file: Path) -> Variables:
+    """Dtype and shape of each variable of a file."""
+    import h5netcdf
+
+    with h5netcdf.File(file, "r") as opened:
+        return {name: (value.dtype, value.shape) for name, value in opened.variables.items()}
