@@ -165,7 +165,7 @@ def test_settings_that_change_draws_are_part_of_the_sweep(tmp_path):
     run()
     for setting, what in [
         (
-            jax.threefry_partitionable(not jax.config.jax_threefry_partitionable),  # pyright: ignore
+            jax.threefry_partitionable(False),
             "threefry_partitionable",
         ),
         (jax.default_prng_impl("rbg"), "default_prng_impl"),
