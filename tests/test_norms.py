@@ -240,7 +240,7 @@ WRONG = [
     (
         lambda: _batch_norm(norms.BatchStats(jnp.ones(()), jnp.ones(()))),
         ValueError,
-        "statistics of 3 features",
+        "expected 1 features, got 3",
     ),
 ]
 
