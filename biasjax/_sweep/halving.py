@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 RESERVED = ("metric", "rung", "steps")
 
+# Fewer points at once would leave a device idle
+_FEWEST = 64
+
 
 class Ladder(NamedTuple):
     """What is halved, when and by what.
@@ -81,8 +84,11 @@ def halve(
         Output, one number for each point, whose mean over the seeds decides, and whether the largest is best.
     seeds
         As an axis "seed" of `sweep.run`; a point goes on with all of its seeds.
-    dims, chunk_size, root, progress
+    dims, root, progress
         As in `sweep.run`.
+    chunk_size
+        Greatest number of points at once. "auto" takes as many as stand on the last rung, at least 64, so
+        that one program is compiled for all rungs, or what fits into a quarter of the device's memory.
     store
         Folder for what each rung reported and the carry of those that go on. The same call resumes from the
         last whole rung, with the same bits.
@@ -262,9 +268,10 @@ def _describe(ladder: Ladder) -> dict[str, Any]:
 def _width(
     ladder: Ladder, compiled: Callable[[int], stages.Stages], chunk_size: int | Literal["auto"]
 ) -> int:
-    """Greatest number of points at once: as given, or what fits into the memory budget."""
-    count = ladder.counts[0]
+    """Greatest number of points at once: as given, or so that one program serves all rungs."""
+    most = ladder.counts[0]
     if chunk_size != "auto":
-        return min(chunk_size, count)
-    share = execute.budget() / max(1, compiled(count).bytes)
-    return count if share >= 1 else max(1, int(count * share))
+        return min(chunk_size, most)
+    width = max(ladder.counts[-1], min(_FEWEST, most))
+    share = execute.budget() / max(1, compiled(width).bytes)
+    return width if share >= 1 else max(1, int(width * share))
