@@ -38,7 +38,8 @@ class _OtherFormat(ValueError):
 class Manifest(NamedTuple):
     """What is swept, from `spec.describe`, how its grid is cut, and the values of its axes and points.
 
-    ``table`` has the columns of a list of points, along the axis "point"; ``digest`` is the checksum of format, spec and layout.
+    ``table`` has the columns of a list of points, along the axis "point"; ``digest`` is the checksum of
+    format, spec and layout.
     """
 
     spec: dict[str, Any]

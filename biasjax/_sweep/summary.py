@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def summarize(folder: Path) -> Summary:
         len(sizes),
         (sum(sizes[n] for n in files), sum(sizes)),
         None if halving else _count(files, len(stored.sizes)),
-        _outputs(next(iter(files.values())), len(stored.sizes)) if files else {},
+        _outputs(next(iter(files.values())), len(stored.sizes), stored.lead) if files else {},
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         len([*(folder / "unfinished").glob("*")]),
         0.0 if not missing else None if each is None else each * missing,
@@ -168,8 +169,9 @@ def _has_statuses(variables: Variables, rank: int) -> bool:
     return dtype == np.int8 and len(shape) == rank
 
 
-def _outputs(file: Path, rank: int) -> dict[str, str]:
-    found = _variables(file)
+def _outputs(file: Path, rank: int, lead: Collection[str]) -> dict[str, str]:
+    # The others are the coordinates of a chunk
+    found = {name: kind for name, kind in _variables(file).items() if name not in lead}
     return {
         name: f"{dtype}{list(shape[rank:]) or ''}".replace(" ", "")
         for name, (dtype, shape) in found.items()
