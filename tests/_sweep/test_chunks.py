@@ -192,6 +192,6 @@ def test_no_store_to_open(tmp_path):
     with pytest.raises(ValueError, match="a readable manifest"):
         store.open(tmp_path)
     spec = {"axes": {"x": [1]}, "static": {}, "dtypes": {"x": "int32"}, "fn at": {}}
-    manifest.begin(tmp_path, spec, {"x": np.array([1], np.int32)}, grid.Layout(0, 1))
+    manifest.begin(tmp_path, spec, {"x": np.array([1], np.int32)}, grid.Layout(0, 1), {})
     with pytest.raises(ValueError, match="at least one finished chunk"):
         store.open(tmp_path)
