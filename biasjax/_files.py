@@ -9,8 +9,8 @@ import io
 import os
 import platform
 import subprocess
-import tempfile
 import time
+import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,18 +29,18 @@ def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:
     The folder has to exist. Without ``replace``, `FileExistsError` is raised where a file stands already.
     """
     path = Path(path)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "xb") as file:  # readable by whom the umask says, unlike those of tempfile
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if replace:
             os.replace(beside, path)
         else:
-            _move_to_free_place(Path(beside), path)
+            _move_to_free_place(beside, path)
     finally:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
     return path
 
 

@@ -62,3 +62,12 @@ def test_files_of_killed_writers_are_swept_up_and_no_others(tmp_path, monkeypatc
         os.utime(file, (0, 0))
     _files.remove_stale(tmp_path)
     assert sorted(tmp_path.iterdir()) == [new, other]
+
+
+def test_files_can_be_read_by_others(tmp_path):
+    old = os.umask(0o022)
+    try:
+        mode = _files.write(tmp_path / "shared", b"").stat().st_mode
+    finally:
+        os.umask(old)
+    assert mode & 0o777 == 0o644
