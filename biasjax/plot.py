@@ -96,7 +96,7 @@ def line(ax: Axes, y: xr.DataArray, x: str, *, over: str | None = None, **style:
         check.fail("line", "Axes of matplotlib", type(ax).__name__, "Make them with panels.", TypeError)
     if not hasattr(y, "coords"):
         check.fail("line", "a DataArray", type(y).__name__, "Select one of the Dataset's.", TypeError)
-    check.choice("x", x, [str(name) for name in y.coords])
+    check.choice("x", x, [str(name) for name in (*y.coords, *y.dims)])
     if over is not None:
         check.choice("over", over, [str(name) for name in y.dims])
     mean = y if over is None else y.mean(over)

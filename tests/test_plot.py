@@ -27,3 +27,9 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
     for first, second in zip(*files, strict=True):
         assert first.read_bytes() == second.read_bytes()
     assert [file.suffix for file in files[0]] == [".png", ".svg"]
+
+
+def test_a_dimension_without_coordinates_counts_its_places():
+    _, axes = plot.panels(["one"])
+    plot.line(axes[0], xr.DataArray([1.0, 2.0], dims="position"), "position")
+    np.testing.assert_array_equal(axes[0].lines[0].get_xydata(), [[0, 1.0], [1, 2.0]])
