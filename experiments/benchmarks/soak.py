@@ -158,7 +158,7 @@ def rows(outcomes: list[tuple[Case, Outcome]]) -> list[tuple[str, ...]]:
     cells = []
     for kind in (*KINDS, "total"):
         some = [outcome for case, outcome in outcomes if kind in (case.kind, "total")]
-        numbers = len(some), *(int(sum(column)) for column in list(zip(*some, strict=True))[:3])
+        numbers = len(some), *(sum(int(outcome[i]) for outcome in some) for i in range(3))
         cells.append((kind, *map(str, numbers)))
     return [("fault", "number", "lost", "wrong", "named"), *cells]
 

@@ -109,8 +109,9 @@ def deleted(whole: Whole, path: Path, rng: random.Random) -> Fault:
 
 def _off(path: Path, seconds: float) -> None:
     """Set the times of all leases years off."""
+    then = time.time() + seconds
     for lease in path.glob("leases/*"):
-        os.utime(lease, (time.time() + seconds,) * 2)
+        os.utime(lease, (then, then))
 
 
 def clock(whole: Whole, path: Path, rng: random.Random, years: float) -> Fault:
