@@ -1,4 +1,4 @@
-"""A soak of sweeps with stores: faults of twenty kinds, each resumed and held to the undisturbed result.
+"""A soak of sweeps with stores: faults of 21 kinds, each resumed and held to the undisturbed result.
 
 Bars: no finished and undamaged chunk is computed again or missing ("lost"); no value differs from the
 undisturbed run's without an error ("wrong"), be it before the resume, by it, or by a repair. "named": what is
