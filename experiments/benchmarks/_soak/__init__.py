@@ -1,0 +1,1 @@
+"""Faults that `experiments.benchmarks.soak` throws at sweeps with stores."""
