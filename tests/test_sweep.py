@@ -239,7 +239,7 @@ def test_a_finished_store_may_be_read_only(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         for name in ("mkdir", "link", "replace", "unlink", "rmdir"):
             patched.setattr(os, name, read_only)
-        patched.setattr(_files.tempfile, "mkstemp", read_only)
+        patched.setattr(_files, "write", read_only)
         xr.testing.assert_identical(_run(tmp_path).load(), whole)
         xr.testing.assert_identical(_run(tmp_path, repair=True).load(), whole)
     store.finished(tmp_path)[0].unlink()

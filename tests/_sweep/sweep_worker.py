@@ -9,6 +9,7 @@ a file called `go`.
 import argparse
 import functools
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def main():
     parser.add_argument("--stale", type=float, default=60.0)
     parser.add_argument("--halt-at", type=int)
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in a shell's background ignore
     sweep.Leases = functools.partial(leases.Leases, stale=options.stale)
     watch(Path(options.store).parent, options.halt_at)
     if options.distributed:

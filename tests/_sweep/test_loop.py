@@ -62,6 +62,15 @@ def test_points_that_diverge_are_marked(tmp_path):
         assert np.isfinite(dataset.y).all()
 
 
+@pytest.fixture
+def interruptible():
+    """Heed SIGINT, which jobs in the background of a shell ignore."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_programs_compile_waits_for_those_that_run_alone():
     running, begun, ended = threading.Event(), [], threading.Event()
 
