@@ -20,7 +20,7 @@ import xarray as xr
 from biasjax import stepwise, sweep
 
 # Seconds that a call may take
-MOST = 8.0
+MOST = 6.0
 
 
 def point(key, *, sigma, shift, power) -> dict:
