@@ -185,7 +185,8 @@ class Held:
         # A new file has the time of the disk, which may be another than this machine's
         with tempfile.TemporaryFile(dir=self._folder) as probe:
             now = os.fstat(probe.fileno()).st_mtime
-        return now - touched > self._leases.stale or _is_dead(word)
+        # Of the future is what was written before the clock was set back, or the store copied
+        return abs(now - touched) > self._leases.stale or _is_dead(word)
 
     def _holds(self, n: int, turn: int) -> bool:
         try:
