@@ -80,7 +80,7 @@ def _write_zarr(dataset: xr.Dataset, output: Path) -> Path:
         check.fail(f"output {output}", "a folder that is not there yet", "one that is", "Choose another.")
     beside = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
-        dataset.to_zarr(beside / "whole")
+        dataset.to_zarr(beside / "whole", consolidated=False)
         os.replace(beside / "whole", output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
