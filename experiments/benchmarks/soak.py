@@ -4,8 +4,8 @@ Bars: no finished and undamaged chunk is computed again or missing ("lost"); no 
 undisturbed run's without an error ("wrong"), be it before the resume, by it, or by a repair. "named": what is
 damaged is named by `store.damaged`, an error or a warning, and nothing of it is left after the repair.
 
-Printed on 2 busy cores (seed 0), in 151 s: 100 faults, 4 or 5 of each kind; lost 0, wrong 0, named 100. A lease
-that is years ahead of the disk's clock was waited for before; it now counts as stale.
+Printed on 2 busy cores (seed 0), in 151 s: 100 faults, 4 or 5 of each kind; lost 0, wrong 0, named 100. A
+lease that is years ahead of the disk's clock was waited for before; it now counts as stale.
 
 Command: `python -m experiments.benchmarks.soak [--faults 100] [--seed 0]`, two to three minutes on
 2 cores; it exits with 1 if anything was lost or wrong, or is not named.
