@@ -30,6 +30,8 @@ def slope_covariance(act: Activation, c: jax.Array, q: jax.Array) -> jax.Array:
 # One object per function, so that compiled expectations of squares are found again
 @functools.lru_cache(maxsize=256)
 def square(act: Activation) -> Activation:
+    """Square an activation, with its kinks."""
+
     def square(x: jax.Array) -> jax.Array:
         return act(x) ** 2
 
