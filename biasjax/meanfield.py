@@ -121,7 +121,7 @@ def trajectory(
 
     Examples
     --------
-    The bias of the notebook (seed document 004) sets the plateau of the standard deviation:
+    The bias of the notebook on Xavier initialisation and the bias sets the plateau of the standard deviation:
 
     >>> q, _ = trajectory("linear", 2.0, 0.0, jnp.sqrt(50 / 784), 1.0, depth=50)
     >>> print(jnp.sqrt(q[jnp.array([0, 1, 2, 50])]))

@@ -129,7 +129,7 @@ def count(params: Any, is_bias: IsBias = is_bias) -> Count:
 
     Examples
     --------
-    The first convolution of VGG16 (seed document 000):
+    The first convolution of VGG16 (of a forum thread on its bias):
 
     >>> import jax.numpy as jnp
     >>> count({"kernel": jnp.zeros((3, 3, 3, 64)), "bias": jnp.zeros(64)})

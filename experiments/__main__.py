@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,12 +34,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 EXTRA = ("rich", "matplotlib", "sklearn", "mlxtend")
 """What the extra "experiments" installs."""
+HEADINGS = ("", "claim", "expected", "measured", "null")
+SIGNS = {"=": "=", "<=": "≤", ">=": "≥"}
 MARKS = {
-    "±": "the greatest difference that is allowed",
+    "±": "what is allowed, of the expected; half of a 95% interval, of the measured",
+    "null": "the same without the bias or with its effect reversed: the claim must fail",
+    "empty": "the claim holds for its null, too, so it says nothing of the bias",
     "*": "the value that deep layers tend to, as in c* of a correlation",
 }
-"""Signs in the table of claims that need a word."""
+"""Words and signs in the table of claims that need an explanation."""
 HELP = ("-h", "--help")
+EXPECTED = (ValueError, OSError, ImportError)
+"""Errors whose message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,24 +182,33 @@ def write_claims(claims: Sequence[Claim], path: Path) -> None:
 
 
 def report(claims: Sequence[Claim]) -> bool:
-    """Print a table of claims; return whether all hold."""
+    """Print a table of claims, a line each; return whether all hold."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "claim", "expected", "measured", "source")
-    rows = []
-    for claim in claims:
-        expected = f"{claim.relation} {claim.expected:.4g}"
-        expected += f" ± {claim.tolerance:.2g}" if claim.relation == "=" else ""
-        mark = "[green]holds[/]" if claim.holds else "[bold red]fails[/]"
-        rows.append((mark, claim.name, expected, f"{claim.measured:.4g}", claim.source))
-        table.add_row(*rows[-1])
-    Console().print(table)
-    shown = "".join("".join(row) for row in rows)
+    rows, console = [_row(claim) for claim in claims], Console(highlight=False, markup=False)
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    # Where the terminal is narrow a claim is cut, which claims.json has in full
+    widths[1] = max(10, min(widths[1], console.width - sum(widths[2:], widths[0]) - 2 * len(widths)))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading, width in zip(HEADINGS, widths, strict=True):
+        table.add_column(heading, no_wrap=True, width=width)
+    for row, claim in zip(rows, claims, strict=True):
+        table.add_row(*row, style=None if claim.holds else "bold red")
+    console.print(table)
+    shown = "".join("".join(row) for row in (HEADINGS, *rows))
     for sign, meaning in MARKS.items():
         if sign in shown:
             print(f"{sign}  {meaning}")
     return all(claim.holds for claim in claims)
+
+
+def _row(claim: Claim) -> tuple[str, ...]:
+    """One line of the table of claims, a cell for each of `HEADINGS`."""
+    expected = f"{SIGNS[claim.relation]} {claim.expected:.3g}"
+    expected += f"±{claim.tolerance:.1g}" if claim.relation == "=" else ""
+    measured = f"{claim.measured:.3g}" + (f"±{claim.interval:.1g}" if claim.interval else "")
+    return claim.verdict, claim.name, expected, measured, "" if claim.null is None else f"{claim.null:.3g}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -206,12 +222,27 @@ def main(arguments: Sequence[str]) -> int:
         runs = [parse(one, rest) for one in (known if name == "all" else [choose(name, known)])]
         check_extra()
         check_output(runs)
-        results = [execute(run) for run in runs]
-    except (ValueError, OSError, ImportError) as error:
-        lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-        print("\n".join(lines), file=sys.stderr)
+    except EXPECTED as error:
+        return complain(error)
+    return max(attempt(run) for run in runs)
+
+
+def attempt(run: Run) -> int:
+    """Execute a run; return the exit status. What stops one of several must not stop the others."""
+    try:
+        return 0 if execute(run) else 1
+    except EXPECTED as error:
+        return complain(error)
+    except Exception:
+        traceback.print_exc()
         return 2
-    return 0 if all(results) else 1
+
+
+def complain(error: Exception) -> int:
+    """Print what stopped a run, and return the exit status."""
+    lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+    print("\n".join(lines), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Does Xavier initialisation assume anything about the bias? Every layer, forward and backward.
 
-Source: the open questions of seed document 004 ("Does Xavier init make any assumption about the bias term?",
-"Plot activations for each layer", "Backward pass", "ReLu"); Glorot & Bengio (2010); He et al., arXiv
-1502.01852. ReLU, tanh and GELU networks under Xavier, He, LeCun and orthogonal weights, with biases from 0
-to 1, measured layer by layer and laid over mean-field theory.
+Source: the open questions of the notebook on Xavier and the bias ("Does Xavier init make any assumption about
+the bias term?", "Plot activations for each layer", "Backward pass", "ReLu"); Glorot & Bengio (2010); He et
+al., arXiv 1502.01852. ReLU, tanh and GELU networks under Xavier, He, LeCun and orthogonal weights, with
+biases from 0 to 1, measured layer by layer and laid over mean-field theory.
 
 Expected: Xavier assumes a bias of zero and an activation that is nearly the identity. So it keeps tanh up to
 a slow fall, q ~ 1/(2 l), and gradients fall like 1/l only; with ReLU q halves per layer, down to a plateau

@@ -1,9 +1,10 @@
 """How many biases of well-known architectures do nothing, and how many could another bias replace?
 
 Source: the issues that people file against model after model: "the bias before this norm is redundant"
-(tensorflow#37365, timm#357, torchvision#4914, CycleGAN#431, transformers#43838), and seed document 003, which
-asks when bias=False is right. The gallery (`experiments/gallery.py`) has small versions of fourteen networks,
-a bias in every layer; `biasjax.audit` sees each as a plain function, in training and in evaluation.
+(tensorflow#37365, timm#357, torchvision#4914, CycleGAN#431, transformers#43838), and the forum question on
+bias=False, which asks when bias=False is right. The gallery (`experiments/gallery.py`) has small versions of
+fourteen networks, a bias in every layer; `biasjax.audit` sees each as a plain function, in training and in
+evaluation.
 
 Expected: what can be counted by hand. In training batch norm cancels every conv bias that reaches the output
 through it alone, also along a residual stream, and in MobileNet v2 the bias of the batch norm at a linear

@@ -1,8 +1,8 @@
 """How fast do gradients explode behind batch norm, and does a bias slow them down?
 
-Source: Yang et al., arXiv 1902.08129, after the "BatchNorm" on the to-do list of seed document 004. Random
-networks with batch norm before or behind the activation are measured layer by layer and laid over the exact
-rates, for several batch sizes and biases from none to the size of the weights.
+Source: Yang et al., arXiv 1902.08129, after the "BatchNorm" on the to-do list of the notebook on Xavier and
+the bias. Random networks with batch norm before or behind the activation are measured layer by layer and laid
+over the exact rates, for several batch sizes and biases from none to the size of the weights.
 
 Expected: squared gradients grow towards the input by (B - 2)/(B - 3) per layer in a linear network with batch
 size B, and by 1.788 (B = 8) to 1.493 (B = 64) behind ReLU, whatever the scale of the weights. A bias before

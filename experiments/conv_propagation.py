@@ -1,9 +1,9 @@
 """What do convolutions change of signal propagation: spatial modes, borders, singular values?
 
-Source: the last open question of seed document 004 ("Conv layer"); Xiao et al., arXiv 1806.05393. Deep 1-D
-convolutional networks with Gaussian, orthogonal and delta-orthogonal kernels, linear, ReLU and tanh, with and
-without bias, under circular and under zero padding. Two inputs whose correlation varies in waves over the
-positions are sent through them.
+Source: the last open question of the notebook on Xavier and the bias ("Conv layer"); Xiao et al., arXiv
+1806.05393. Deep 1-D convolutional networks with Gaussian, orthogonal and delta-orthogonal kernels, linear,
+ReLU and tanh, with and without bias, under circular and under zero padding. Two inputs whose correlation
+varies in waves over the positions are sent through them.
 
 Expected: under circular padding variance and gradients follow the dense maps. A window of k averages the
 covariance of two inputs over positions, so that a wave of wave number theta shrinks by chi_c times

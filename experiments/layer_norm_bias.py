@@ -1,8 +1,8 @@
 """How large must a bias be to stop gradients from exploding behind layer norm, and what does that cost?
 
-Source: the "BatchNorm" and "ReLu" on the to-do list of seed document 004, carried over to layer norm; closed
-forms below. Random networks with layer or RMS norm before or behind the activation are measured for biases
-from none to the size of the weights and laid over the theory of wide networks.
+Source: the "BatchNorm" and "ReLu" on the to-do list of the notebook on Xavier and the bias, carried over to
+layer norm; closed forms below. Random networks with layer or RMS norm before or behind the activation are
+measured for biases from none to the size of the weights and laid over the theory of wide networks.
 
 Expected: with layer norm behind ReLU squared gradients change towards the input by
 (pi/(pi - 1)) / (1 + sigma_b²/sigma_w²) per layer, so a bias turns explosion into decay at

@@ -1,8 +1,9 @@
 """Does a bias before batch norm matter, in training and at inference?
 
-Source: seed document 001. Its answer: before batch norm a bias is cancelled, with ReLU between it is not; its
-open comment asks about inference. On the 8x8 digits the experiment sweeps the order of linear layer, norm and
-ReLU x bias on/off x initial bias x optimiser x weight decay x momentum of batch norm x seeds.
+Source: a forum thread on conv-relu-bn, 2019. Its answer: before batch norm a bias is cancelled, with ReLU
+between it is not; its open comment asks about inference. On the 8x8 digits the experiment sweeps the order of
+linear layer, norm and ReLU x bias on/off x initial bias x optimiser x weight decay x momentum of batch norm x
+seeds.
 
 Expected: before batch norm the training losses with and without the bias agree to round-off, yet the running
 mean lags behind the bias, by b0 m^t if it is constant and by b0 r^t - (1 - m) b0 (r^t - m^t)/(r - m) under
@@ -31,7 +32,7 @@ from experiments.claims import Claim, at_least, at_most, equal
 if TYPE_CHECKING:
     import xarray as xr
 
-SEED_001 = "seed document 001"
+FORUM = "forum thread on conv-relu-bn, 2019"
 ONE_BIT = 2.0**-23  # the relative size of float32's last bit
 _PANELS = {
     "loss": "training loss",
@@ -193,7 +194,7 @@ def _train(
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Hold what seed document 001 says, and what follows for inference, to numbers."""
+    """Hold what the forum thread says, and what follows for inference, to numbers."""
     dead = _dead(dataset.order.values)
     return [
         *_dead_in_training(dataset, dead),
@@ -217,8 +218,8 @@ def _dead_in_training(dataset: xr.Dataset, dead: list[str]) -> list[Claim]:
     times = gap.max() / nudged.sel(order=dead).max()
     same = "before BN: |loss with - without bias|"
     return [
-        at_most(f"{same}, whole run, float64", SEED_001, 1e-12, exact.max()),
-        at_most(f"{same}, whole run, float32, median of {dead[0]} under SGD", SEED_001, 1e-5, dense.median()),
+        at_most(f"{same}, whole run, float64", FORUM, 1e-12, exact.max()),
+        at_most(f"{same}, whole run, float32, median of {dead[0]} under SGD", FORUM, 1e-5, dense.median()),
         at_most(f"{same}, worst run / what rounding at b0 does", "control run", 20, times),
     ]
 
@@ -227,7 +228,7 @@ def _alive_in_training(dataset: xr.Dataset) -> list[Claim]:
     alive = [order for order in dataset.order.values if order.endswith("relu-bn")]
     gap = _loss_gap(dataset).sel(order=alive).sel(bias_value=dataset.bias_value > 0)
     text = "ReLU before BN: |loss with - without bias|, least run"
-    return [at_least(text, SEED_001, 0.05, gap.min())] if alive else []
+    return [at_least(text, FORUM, 0.05, gap.min())] if alive else []
 
 
 def _accuracy_at_inference(dataset: xr.Dataset, order: str) -> list[Claim]:
@@ -241,7 +242,7 @@ def _accuracy_at_inference(dataset: xr.Dataset, order: str) -> list[Claim]:
     found = [at_most(text, "a trial: .455, .906", twin - 0.3, biased.sel(bias_value=large))]
     if 0.0 in dataset.bias_value:
         text = f"accuracy at inference, {decay}, b0 = 0; without the bias it is the same"
-        found.append(equal(text, SEED_001, twin, biased.sel(bias_value=0.0), tolerance=0.02))
+        found.append(equal(text, FORUM, twin, biased.sel(bias_value=0.0), tolerance=0.02))
     return found
 
 

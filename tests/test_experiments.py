@@ -100,8 +100,8 @@ def test_a_run_writes_dataset_claims_and_figures(tmp_path, capsys):
     assert json.loads(store.load(run.folder / "dataset.nc").attrs["config"]) == {"value": 1.0}
     shown = capsys.readouterr().out
     assert "a table" in shown
-    for sign, meaning in main.MARKS.items():  # both are in the table of this claim
-        assert f"{sign}  {meaning}" in shown
+    for sign, meaning in main.MARKS.items():
+        assert (f"{sign}  {meaning}" in shown) == (sign != "empty")
 
 
 def test_what_was_computed_outlives_a_claim_or_figure_that_raises(tmp_path, monkeypatch, capsys):
@@ -133,3 +133,27 @@ def test_what_would_stop_a_run_is_said_before_it(tmp_path, monkeypatch, capsys):
 def test_claims_that_fail_fail_the_run():
     assert not main.report([claims.at_most("", "", 1.0, 2.0), claims.at_most("", "", 1.0, 0.5)])
     assert main.report([claims.at_most("", "", 1.0, 0.5)])
+
+
+def test_tables_have_a_line_for_each_claim_and_fit_a_pipe(capsys):
+    found = [
+        claims.equal("q" * n, "", -0.123456, 0.1, tolerance=0.01, interval=0.001, null=0.0) for n in (9, 90)
+    ]
+    assert not main.report(found)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["claim", "expected", "measured", "null"]
+    assert [line.split()[0] for line in lines[:3]] == ["fails", "fails", "±"]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("stop", [_raise, lambda config: 1 / 0])
+def test_what_stops_one_of_several_does_not_stop_the_others(stop, tmp_path, monkeypatch, capsys):
+    done = []
+    runs = iter(
+        _fake(tmp_path / str(i), run=stop if i == 0 else lambda config: done.append(1) or xr.Dataset())
+        for i in range(len(NAMES))
+    )
+    monkeypatch.setattr(main, "parse", lambda *_: next(runs)._replace(name="fake"))
+    assert main.main(["all"]) == 2
+    assert len(done) == len(NAMES) - 1
+    assert "Error: " in capsys.readouterr().err

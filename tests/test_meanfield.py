@@ -16,7 +16,8 @@ def test_relu_correlations_from_zero(x64):
 
 
 def test_the_notebook_plateau(x64):
-    # Width 50 behind 784 inputs, weights divided by sqrt(784) throughout; see seed document 004
+    # Width 50 behind 784 inputs, weights divided by sqrt(784) throughout; see the notebook on Xavier and the
+    # bias
     sigma_w = np.sqrt(50 / 784)
     q, c = meanfield.trajectory("linear", 2.0, 0.0, sigma_w, 1.0, depth=60)
     chex.assert_trees_all_close(jnp.sqrt(q[:3]), np.array([1.41421, 1.06186, 1.03533]), rtol=5e-6)

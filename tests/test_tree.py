@@ -14,7 +14,7 @@ from biasjax import linear, norms, tree
 
 
 class VGG16(nn.Module):
-    """The model of seed document 000, in Flax."""
+    """The model of the forum thread on its bias, in Flax."""
 
     @nn.compact
     def __call__(self, x):

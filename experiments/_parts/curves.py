@@ -134,6 +134,22 @@ def standard_error(
     return values.std(over, ddof=ddof) / np.sqrt(np.prod([values.sizes[dim] for dim in dims]))
 
 
+def confidence(values: xr.DataArray, over: str | tuple[str, ...] = "seed") -> xr.DataArray:
+    """Half of the 95% confidence interval of a mean over one or more dimensions (Student's t).
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> float(confidence(xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="seed")).round(4))
+    2.0543
+    """
+    from scipy import stats
+
+    dims = (over,) if isinstance(over, str) else over
+    number = np.prod([values.sizes[dim] for dim in dims])
+    return standard_error(values, over) * stats.t.ppf(0.975, number - 1)
+
+
 def rates(off: xr.DataArray, bound: xr.DataArray, source: str) -> list[Claim]:
     """Claim of every order that the growth of its gradients is off from theory by no more than a bound."""
     text = "{}: growth / theory - 1, worst"

@@ -2,9 +2,9 @@
 
 Bars: a 100x100 tanh phase diagram in theory under 1 s after compilation; a measured 30x30 grid at width
 1000 and depth 100 at no less than half the floating-point rate of one large matrix product; a 10x10 grid at
-width 512 at least 300 times faster than the loop of seed document 004 written in PyTorch (not met, for to
-draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come from the same
-run; only matrix products are counted as operations, drawing the weights as time.
+width 512 at least 300 times faster than the loop of the notebook on Xavier and the bias written in PyTorch
+(not met, for to draw the weights of one network takes a sixtieth of the loop). Every figure and its peer come
+from the same run; only matrix products are counted as operations, drawing the weights as time.
 
 Printed on 2 cores: theory of 100x100 points .39 s in float32, .84 s in float64; 30x30 networks of width 1000
 and depth 100 in 2.9 s, two thirds of the rate of one large matrix product (with gradients 5.7 s, the same
@@ -84,7 +84,7 @@ def measured(side: int = 30, width: int = 1000, depth: int = 100) -> None:
 
 
 def notebook(points: int, width: int, depth: int) -> float:
-    """Seconds of the loop of seed document 004 in PyTorch."""
+    """Seconds of the loop of the notebook on Xavier and the bias in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
 
     began = time.perf_counter()
