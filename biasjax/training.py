@@ -14,7 +14,7 @@ import jax
 
 from biasjax import check
 from biasjax._training import stages
-from biasjax._training.optimizers import OPTIMIZERS, Optimizer
+from biasjax._training.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
 from biasjax._training.plan import check_run, default_reports
 from biasjax._training.records import DIMS, Carry, History, Hyperparams, TrainState
 from biasjax.data import Data
@@ -24,10 +24,12 @@ from biasjax.stepwise import Stepwise
 __all__ = [
     "DIMS",
     "OPTIMIZERS",
+    "SCHEDULES",
     "Carry",
     "History",
     "Hyperparams",
     "Optimizer",
+    "Schedule",
     "TrainState",
     "default_reports",
     "make_steps",
@@ -48,6 +50,7 @@ def make_train(
     batch_size: int,
     report_at: Sequence[int] | None = None,
     decay_biases: bool = True,
+    schedule: str | Schedule | None = None,
 ) -> Callable[..., tuple[TrainState, History]]:
     """Make a training run out of what is static.
 
@@ -66,6 +69,10 @@ def make_train(
         Increasing numbers of updates after which to report, from 0 to ``steps``; default 21 evenly spaced.
     decay_biases
         Whether weight decay acts on biases (of linear layers and norms) too.
+    schedule
+        Of the learning rate: name from `SCHEDULES`, or ``f(hyperparams, steps)`` that returns an optax
+        schedule, e.g. ``lambda h, steps: optax.exponential_decay(h.learning_rate, steps, 0.1)``; its numbers
+        are traced. Default: ``hyperparams.learning_rate`` at every step.
 
     Returns
     -------
@@ -88,7 +95,7 @@ def make_train(
     >>> history.loss.shape
     (4, 3, 20)
     """
-    run = _plan(network, optimizer, data, steps, batch_size, report_at, decay_biases)
+    run = _plan(network, optimizer, data, steps, batch_size, report_at, decay_biases, schedule)
 
     def train(
         key: jax.Array, scales: Scales = Scales(), hyperparams: Hyperparams = Hyperparams()
@@ -114,6 +121,7 @@ def make_steps(
     batch_size: int,
     report_at: Sequence[int] | None = None,
     decay_biases: bool = True,
+    schedule: str | Schedule | None = None,
 ) -> Stepwise:
     """Make a training run that can be stopped at every report and resumed, as `sweep.run` does with it.
 
@@ -146,7 +154,7 @@ def make_steps(
     >>> run().loss.shape  # run(store="folder", checkpoint_every=2)
     (2, 2, 20)
     """
-    run = _plan(network, optimizer, data, steps, batch_size, report_at, decay_biases)
+    run = _plan(network, optimizer, data, steps, batch_size, report_at, decay_biases, schedule)
     each = (functools.partial(stage, run) for stage in (stages.start, stages.advance, stages.finish))
     return Stepwise(*each, steps=len(run.report_at))
 
@@ -159,9 +167,12 @@ def _plan(
     batch_size: int,
     report_at: Sequence[int] | None,
     decay_biases: bool,
+    schedule: str | Schedule | None,
 ) -> stages.Run:
     if not callable(optimizer):
         optimizer = OPTIMIZERS[check.choice("optimizer", optimizer, OPTIMIZERS)]
+    if schedule is not None and not callable(schedule):
+        schedule = SCHEDULES[check.choice("schedule", schedule, SCHEDULES)]
     check.flags(decay_biases=decay_biases)
     report_at = check_run(network, data, steps, batch_size, report_at)
-    return stages.Run(network, optimizer, data, steps, batch_size, report_at, decay_biases)
+    return stages.Run(network, optimizer, data, steps, batch_size, report_at, decay_biases, schedule)

@@ -127,5 +127,7 @@ def _claim(
     interval: Any,
     null: Any,
 ) -> Claim:
-    numbers = map(float, (expected, measured, tolerance, interval))
-    return Claim(name, source, relation, *numbers, None if null is None else float(null))
+    expected, measured, tolerance, interval = map(float, (expected, measured, tolerance, interval))
+    return Claim(
+        name, source, relation, expected, measured, tolerance, interval, None if null is None else float(null)
+    )

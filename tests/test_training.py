@@ -34,6 +34,7 @@ def _train(
     dataset=CLUSTERS,
     decay_biases=True,
     report_at=None,
+    schedule=None,
     **options,
 ) -> Any:
     return make_train(
@@ -44,6 +45,7 @@ def _train(
         batch_size=batch_size,
         decay_biases=decay_biases,
         report_at=report_at,
+        schedule=schedule,
     )
 
 
@@ -59,19 +61,36 @@ def _run(order="dense-bn-relu", use_bias=True, optimizer="sgd"):
     return jax.jit(grid)(jnp.array([0.0, 1.0, 10.0]), jnp.array([0.0, 0.05]))
 
 
+def _l2(decay, step):
+    return optax.chain(optax.add_decayed_weights(decay), step)
+
+
+def _cosine(rate):
+    """Cosine from the rate to 0 over 15 steps, by hand."""
+    return lambda step: rate * 0.5 * (1 + jnp.cos(jnp.pi * step / 15))
+
+
+def _halved(rate, steps=15):
+    """A schedule of one's own, of a number or of hyperparameters."""
+    return optax.piecewise_constant_schedule(getattr(rate, "learning_rate", rate), {steps // 2: 0.5})
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "reference"),
+    ("optimizer", "schedule", "reference"),
     [
-        ("sgd", lambda lr, wd: optax.chain(optax.add_decayed_weights(wd), optax.sgd(lr))),
-        ("momentum", lambda lr, wd: optax.chain(optax.add_decayed_weights(wd), optax.sgd(lr, 0.8))),
-        ("adam", lambda lr, wd: optax.chain(optax.add_decayed_weights(wd), optax.adam(lr, 0.8, eps=1e-4))),
-        ("adamw", lambda lr, wd: optax.adamw(lr, 0.8, eps=1e-4, weight_decay=wd)),
+        ("sgd", None, lambda lr, wd: _l2(wd, optax.sgd(lr))),
+        ("momentum", None, lambda lr, wd: _l2(wd, optax.sgd(lr, 0.8))),
+        ("adam", None, lambda lr, wd: _l2(wd, optax.adam(lr, 0.8, eps=1e-4))),
+        ("adamw", None, lambda lr, wd: optax.adamw(lr, 0.8, eps=1e-4, weight_decay=wd)),
+        ("adamw", "cosine", lambda lr, wd: optax.adamw(_cosine(lr), 0.8, eps=1e-4, weight_decay=wd)),
+        ("sgd", _halved, lambda lr, wd: _l2(wd, optax.sgd(_halved(lr)))),
     ],
 )
-def test_a_run_is_the_plain_loop(optimizer, reference, key, x64, standard_promotion):
+def test_a_run_is_the_plain_loop(optimizer, schedule, reference, key, x64, standard_promotion):
     dataset, net = data.astype(CLUSTERS, "float64"), _network()
     numbers = Hyperparams(0.05, 0.02, momentum=0.8, adam_epsilon=1e-4, bn_momentum=0.9)
-    end, history = _train(optimizer, steps=15, dataset=dataset)(key, Scales(1.0, 0.3), numbers)
+    train = _train(optimizer, steps=15, dataset=dataset, schedule=schedule)
+    end, history = train(key, Scales(1.0, 0.3), numbers)
 
     params, state = network.init(jax.random.split(key)[0], net, Scales(1.0, 0.3), dtype="float64")
     tx = reference(0.05, 0.02)
@@ -97,6 +116,10 @@ def test_a_run_is_the_plain_loop(optimizer, reference, key, x64, standard_promot
     logits, _ = network.apply(net, params, state, dataset.test_x, train=False)
     accuracy = np.mean(np.argmax(logits, -1) == np.asarray(dataset.test_y))
     np.testing.assert_allclose(history.accuracy_running[-1], accuracy)
+    loss = -np.mean(jax.nn.log_softmax(logits)[np.arange(len(logits)), dataset.test_y])
+    np.testing.assert_allclose(history.loss_running[-1], loss)
+    stats: Any = network.following_stats(net, state)
+    np.testing.assert_allclose(history.running_std[-1], np.sqrt(stats.var.mean(1)))
 
 
 def test_dead_bias_leaves_training_alone_and_relu_between_does_not():
@@ -335,6 +358,7 @@ BAD = [
     (lambda: _train(dataset=CLUSTERS._replace(train_y=CLUSTERS.train_x[:, 0])), TypeError, "integer labels"),
     (lambda: _train(dataset=None), TypeError, "data: expected Data, got None"),  # pyright: ignore
     (lambda: _train("sdg"), ValueError, "Did you mean 'sgd'"),
+    (lambda: _train(schedule="cosin"), ValueError, "schedule: .* Did you mean 'cosine'"),
     (lambda: _train(batch_size=121), ValueError, "at most the 120 training examples, got 121"),
     (lambda: _train(batch_size=1), ValueError, "at least 2 under batch norm"),
     (lambda: _train(steps=0), ValueError, "steps: expected an integer of at least 1"),
@@ -346,6 +370,13 @@ BAD = [
     (lambda: _train(report_at=(5, 5, 30)), ValueError, "increasing steps"),
     (lambda: _train(dataset=CLUSTERS._replace(train_x=CLUSTERS.train_y)), TypeError, "floating dtype"),
 ]
+
+
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
+def test_schedules_end_at_rest(schedule):
+    rate: Any = training.SCHEDULES[schedule](Hyperparams(0.3), 40)
+    assert max(rate(step) for step in range(40)) == pytest.approx(0.3)
+    assert rate(40) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)

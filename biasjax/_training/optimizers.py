@@ -1,4 +1,4 @@
-"""Optimisers by name."""
+"""Optimisers and learning-rate schedules by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from biasjax._training.records import Hyperparams
 from biasjax.tree import bias_mask
 
 Optimizer = Callable[[Hyperparams, Any], optax.GradientTransformation]
+Schedule = Callable[[Hyperparams, int], optax.Schedule]
 
 
 def _l2(step: Callable[[Hyperparams], optax.GradientTransformation]) -> Optimizer:
@@ -32,6 +33,19 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": _adamw,
 }
 """Optimisers by name: ``optimizer(hyperparams, decay_mask) -> optax.GradientTransformation``."""
+
+
+def _warmup_cosine(h: Hyperparams, steps: int) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(0.0, h.learning_rate, max(1, steps // 10), max(2, steps))
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": lambda h, steps: optax.linear_schedule(h.learning_rate, 0.0, steps),
+    "cosine": lambda h, steps: optax.cosine_decay_schedule(h.learning_rate, steps),
+    "warmup_cosine": _warmup_cosine,
+}
+"""Learning rates by name, ``schedule(hyperparams, steps) -> optax.Schedule``: all fall to 0 at the last step,
+from ``hyperparams.learning_rate``, "warmup_cosine" after rising to it over a tenth of the steps."""
 
 
 def not_biases(params: Any) -> Any:

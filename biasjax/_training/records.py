@@ -119,6 +119,8 @@ class History(NamedTuple):
     accuracy_batch, accuracy_running
         ``(reports,)`` accuracy on the test set with its own batch statistics (the whole set as one batch)
         and with the running statistics; equal without batch norm.
+    loss_batch, loss_running
+        ``(reports,)`` cross-entropy on the test set, likewise.
     bias_gradient
         ``(reports, depth)`` largest Euclidean norm of the gradient of each hidden bias since the last
         report; None without hidden biases. Likewise:
@@ -131,18 +133,24 @@ class History(NamedTuple):
         unless a batch norm follows every hidden linear layer directly.
     running_mean
         ``(reports, depth)`` mean over channels of that running mean; None likewise, but there without biases,
-        too. Lag and running mean are 0 for layers beyond the depth in use.
+        too.
+    running_std
+        ``(reports, depth)`` root of the mean over channels of the running variance, likewise. Lag over it is
+        what a norm at inference shifts its output by. These three are 0 for layers beyond the depth in use.
     """
 
     loss: jax.Array
     diverged_at: jax.Array
     accuracy_batch: jax.Array
     accuracy_running: jax.Array
+    loss_batch: jax.Array
+    loss_running: jax.Array
     bias_gradient: jax.Array | None
     bias_mean: jax.Array | None
     bias_drift: jax.Array | None
     lag: jax.Array | None
     running_mean: jax.Array | None
+    running_std: jax.Array | None
 
     def __repr__(self) -> str:
         return brief(self)
@@ -152,10 +160,13 @@ DIMS: dict[str, tuple[str, ...]] = {
     "loss": ("step",),
     "accuracy_batch": ("report",),
     "accuracy_running": ("report",),
+    "loss_batch": ("report",),
+    "loss_running": ("report",),
     "bias_gradient": ("report", "layer"),
     "bias_mean": ("report", "layer"),
     "bias_drift": ("report", "layer"),
     "lag": ("report", "layer"),
     "running_mean": ("report", "layer"),
+    "running_std": ("report", "layer"),
 }
 """Named dimensions of a `History`'s arrays."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check
-from biasjax._training.optimizers import Optimizer, not_biases
+from biasjax._training.optimizers import Optimizer, Schedule, not_biases
 from biasjax._training.plan import batch_order
 from biasjax._training.records import Carry, History, Hyperparams, TrainState
 from biasjax._training.reports import report
@@ -29,9 +29,14 @@ class Run(NamedTuple):
     batch_size: int
     report_at: tuple[int, ...]
     decay_biases: bool
+    schedule: Schedule | None
 
     def transformation(self, hyperparams: Hyperparams):
         """Optax transformation of this run."""
+        if self.schedule is not None:
+            # optax takes a function of the step wherever it takes a learning rate
+            rate: Any = self.schedule(hyperparams, self.steps)
+            hyperparams = hyperparams._replace(learning_rate=rate)
         return self.optimizer(hyperparams, None if self.decay_biases else not_biases)
 
     def batches(self, key: jax.Array) -> jax.Array:

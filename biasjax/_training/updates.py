@@ -45,6 +45,12 @@ def run(
     return apply(network, params, state, x, train=train, **options)
 
 
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples, accumulated in at least float32."""
+    logits = logits.astype(check.accumulator(logits.dtype))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
 def update(
     network: Network,
     tx: optax.GradientTransformation,
@@ -57,8 +63,7 @@ def update(
 
     def loss_fn(params):
         logits, state = run(network, hyperparams, params, old.state, x, train=True)
-        logits = logits.astype(check.accumulator(logits.dtype))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
+        return cross_entropy(logits, y), state
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
     with _as_optax_wants():
