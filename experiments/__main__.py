@@ -26,8 +26,17 @@ import tyro
 
 from experiments.claims import Claim
 
-# Compiling takes most of a run. LLVM's level 1 halves that, and the programs ran as fast as at its default.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+XLA_FLAGS = {
+    # Compiling takes most of a run. LLVM's level 1 halves that, and programs run as fast as at its default
+    "--xla_backend_optimization_level": "1",
+    # XLA keeps float32 between fused steps of bfloat16, so that what is rounded depends on what it fuses
+    "--xla_allow_excess_precision": "false",
+}
+"""What is set unless the environment says otherwise, before jax is imported."""
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = " ".join(
+    [given, *(f"{name}={value}" for name, value in XLA_FLAGS.items() if name not in given)]
+)
 # XLA runs batched LAPACK calls on all cores at once; OpenBLAS's own threads on top of these slow orthogonal
 # draws tenfold and, on two cores, were seen to wait for each other for ever
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
