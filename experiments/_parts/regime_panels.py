@@ -87,15 +87,15 @@ def _alike(*arrays: xr.DataArray) -> tuple:
 
 
 def headline(dataset: xr.Dataset) -> xr.DataArray:
-    """Accuracy lost in the setting of `norm_order`, or what of the map is nearest: strong decay, slow mean."""
+    """Accuracy lost in the setting of `norm_order`, or in what is nearest to it."""
     return dataset.accuracy_lost.isel(optimizer=0, schedule=0).sel(_HEADLINE, method="nearest")
 
 
 def transients(ax: Any, dataset: xr.Dataset) -> None:
     """Draw what is lost over time, in the headline's setting and by defaults with a bias of 10."""
     first = headline(dataset)
-    text = f"{str(first.optimizer.values)}, decay {float(first.decay):.0e}, momentum {float(first.bn_momentum):.2g}"
-    lines = {text: first}
+    text = f"{first.optimizer.values!s}, decay {float(first.decay):.0e}"
+    lines = {f"{text}, momentum {float(first.bn_momentum):.2g}": first}
     if "default_lost" in dataset:
         large = dataset.default_lost.sel(default_bias=10.0, default_schedule="constant")
         lines |= {name: large.sel(setting=name) for name in ("Keras AdamW", "PyTorch AdamW", "PyTorch CIFAR")}
