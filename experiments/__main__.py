@@ -47,7 +47,7 @@ HEADINGS = ("", "claim", "expected", "measured", "null")
 SIGNS = {"=": "=", "<=": "≤", ">=": "≥"}
 MARKS = {
     "±": "what is allowed, of the expected; half of a 95% interval, of the measured",
-    "null": "the same without the bias or with its effect reversed: the claim must fail",
+    "null": "the same measure where the claim must fail: bias off, or effect reversed",
     "empty": "the claim holds for its null, too, so it says nothing of the bias",
     "*": "the value that deep layers tend to, as in c* of a correlation",
 }

@@ -9,8 +9,8 @@ def test_a_tiny_run_holds_what_no_size_matters_to():
     config = dataclasses.replace(norm_order.SMOKE, steps=20, dense_width=8, orders=("dense-bn-relu",))
     dataset = norm_order.run(config)
     holds = {claim.name: claim.holds for claim in norm_order.claims(dataset)}
-    assert holds["before BN: |loss with - without bias|, whole run, float64"]
-    assert holds["dense-bn-relu: lag at inference / formula under L2 - 1, worst"]
+    assert holds["BN first: loss gap, float64"]
+    assert holds["dense-bn-relu: lag / L2 formula - 1"]
     assert len(norm_order.figure(dataset).axes) == 4
 
 
