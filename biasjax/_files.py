@@ -18,9 +18,26 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 import biasjax
+from biasjax import check
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def as_path(what: str, value: Any) -> Path:
+    """Return the path of a file or folder, or raise.
+
+    Examples
+    --------
+    >>> as_path("store", 3)
+    Traceback (most recent call last):
+    TypeError: store: expected a path, got 3. Pass a str or a pathlib.Path.
+    """
+    if not isinstance(value, str | Path):
+        check.fail(what, "a path", repr(value), "Pass a str or a pathlib.Path.", TypeError)
+    if not str(value) or "\0" in str(value):
+        check.fail(what, "a path", repr(value), "Give the name of a file or folder.")
+    return Path(value)
 
 
 def write(path: str | Path, content: bytes, *, replace: bool = True) -> Path:

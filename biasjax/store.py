@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from biasjax import _files, check
 from biasjax._status import STATUS
-from biasjax._sweep import chunks, manifest
+from biasjax._sweep import chunks, manifest, rungs
 from biasjax._sweep.chunks import Damaged, finished
 
 if TYPE_CHECKING:
@@ -35,15 +35,37 @@ def save(dataset: xr.Dataset, path: str | Path) -> Path:
         What to write; its attributes gain versions, device and git commit.
     path
         File name, usually ending in ".nc"; an older file there is replaced.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _files.write(path, _files.netcdf(dataset.assign_attrs(_files.provenance())))
+    import xarray as xr
+
+    if not isinstance(cast(object, dataset), xr.Dataset):
+        fix = "Make one, e.g. by array.to_dataset(name=...)."
+        check.fail("dataset", "an xarray.Dataset", type(dataset).__name__, fix, TypeError)
+    path = _files.as_path("path", path)
+    content = _files.netcdf(dataset.assign_attrs(_files.provenance()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _files.write(path, content)
+    except OSError as error:
+        expected, fix = "a file that can be written", "Make room or choose another name."
+        check.fail(f"file {path}", expected, repr(error), fix, OSError)
 
 
 def load(path: str | Path) -> xr.Dataset:
-    """Read a dataset that `save` wrote, into memory."""
-    return _files.read_netcdf(path)
+    """Read a dataset that `save` wrote, into memory; raise `OSError` if there is none."""
+    path = _files.as_path("path", path)
+    try:
+        return _files.read_netcdf(path)
+    except FileNotFoundError as error:
+        check.fail(f"file {path}", "a file", repr(error), "Check its name.", FileNotFoundError)
+    except (OSError, ValueError) as error:
+        fix = "Write it anew with store.save."
+        check.fail(f"file {path}", "a dataset that store.save wrote", repr(error), fix, OSError)
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -64,7 +86,7 @@ def check_writable(folder: str | Path) -> Path:
     _check_packages()
     import xarray as xr
 
-    folder = Path(folder)
+    folder = _files.as_path("folder", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         content = _files.netcdf(xr.Dataset({"probe": ("point", np.zeros(1))}))
@@ -91,7 +113,8 @@ def open(path: str | Path) -> xr.Dataset:
     xr.Dataset
         Dimensions: static names, axes, in the order that the store began with, and each output's own.
         Unfinished parts are NaN, integers and booleans floating beside them; then the variable ``computed``
-        says which points are there, and the attribute ``missing`` how many chunks are not.
+        says which points are there, and the attribute ``missing`` how many chunks are not. Of
+        `sweep.halve` what it returns, after the rungs that are done.
 
     Raises
     ------
@@ -101,18 +124,23 @@ def open(path: str | Path) -> xr.Dataset:
     """
     from biasjax._sweep import reading
 
-    path = Path(path).absolute()
+    path = _files.as_path("store", path).absolute()
     stored = manifest.read(path)
+    if "halving" in stored.spec:
+        return rungs.dataset(path, stored)
     return reading.dataset(path, stored, stored.lead)
 
 
 def damaged(path: str | Path) -> dict[int, str]:
     """Chunks that are truncated, altered, another's, from another sweep or none of the grid: what is wrong.
 
-    Every byte is read; `sweep.run` looks at names and sizes alone unless it repairs.
+    Every byte is read; `sweep.run` looks at names and sizes alone unless it repairs. Of `sweep.halve` rungs.
     """
-    path = Path(path)
-    return {chunk.number: what for chunk, what in chunks.faults(path, manifest.read(path), contents=True)}
+    path = _files.as_path("store", path)
+    stored = manifest.read(path)
+    if "halving" in stored.spec:
+        return rungs.damaged(path, stored.digest)
+    return {chunk.number: what for chunk, what in chunks.faults(path, stored, contents=True)}
 
 
 def _check_packages() -> None:

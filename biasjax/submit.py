@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biasjax import check
+from biasjax import _files, check
 
 if TYPE_CHECKING:
     import submitit
@@ -47,12 +48,24 @@ def submit(
     -------
     list of submitit.Job
         ``job.result()`` waits for a worker and raises what it raised; the sweep's result is in its store.
+
+    Raises
+    ------
+    FileNotFoundError
+        If this machine has no ``srun`` and ``sbatch``.
     """
     import submitit
 
+    check.function("run", run)
     check.positive_int("workers", workers)
     check.choice("cluster", cluster, ("slurm", "local"))
-    executor = submitit.AutoExecutor(folder=str(logs), cluster=cluster)
+    folder = _files.as_path("logs", logs)
+    missing = [name for name in ("srun", "sbatch") if cluster == "slurm" and shutil.which(name) is None]
+    if missing:
+        fix = 'Submit from a node of the cluster, or pass cluster="local".'
+        got = f"no {' and no '.join(missing)}"
+        check.fail("cluster 'slurm'", "slurm's commands on the path", got, fix, FileNotFoundError)
+    executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
     executor.update_parameters(**parameters)
     return executor.map_array(_work, [run] * workers, [f"{i}/{workers}" for i in range(workers)])
 

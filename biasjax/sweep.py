@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import numpy.typing as npt
@@ -68,8 +68,9 @@ def run(
         traced scalar for each axis and one plain value for each static name. Or a `stepwise.Stepwise`, whose
         chunks resume where they were stopped.
     axes
-        Name -> 1-D array of numbers, outermost first. The axis called "seed" is not passed: it becomes the
-        key, ``fold_in(root key, seed)``, so inner axes share its draws. Without it all points share one key.
+        Name -> 1-D array of numbers, outermost first. They are traced: one program serves all values, of a
+        learning rate or a depth, too. The axis called "seed" is not passed: it becomes the key,
+        ``fold_in(root key, seed)``, so inner axes share its draws. Without it all points share one key.
     points
         Table of points that form no grid, e.g. from `sample`: equal-length arrays by name, a pandas table
         or an `xarray.Dataset`. They make one innermost dimension "point", along which their values are
@@ -127,13 +128,20 @@ def run(
     >>> dataset = run(experiment, axes, static={"power": [2, 4]}, dims={"sample": ("example",)})
     >>> dict(dataset.sizes)
     {'power': 2, 'seed': 4, 'sigma': 2, 'example': 3}
+
+    One seed after the other, e.g. into a logger:
+
+    >>> for seed, one in dataset.moment.groupby("seed"):
+    ...     assert one.squeeze("seed").dims == ("power", "sigma")
     """
     spec = tables.specify(fn, axes, points, static, dims, root)
-    if chunk_size != "auto":
-        check.positive_int("chunk_size", chunk_size)
+    grid.check_size(chunk_size)
+    check.flags(repair=repair, progress=progress)
     every = check.positive_int("checkpoint_every", checkpoint_every)
     worker = _worker(shard)
     mesh = mesh if mesh is not None else execute.default_mesh()
+    if not isinstance(cast(object, mesh), jax.sharding.Mesh | None):
+        check.fail("mesh", "a jax.sharding.Mesh", repr(mesh), "Make it with jax.make_mesh.", TypeError)
     if store is None:
         if shard is not None:
             check.fail("shard", "a store that the workers share", None, "Pass store=folder.")
@@ -142,7 +150,7 @@ def run(
         plan = _plan(spec, mesh, None)
         layout = _layout(plan, chunk_size, math.prod(spec.sizes), _MEMORY_BYTES)
         return gathering.in_memory(plan, layout, progress)
-    folder = Path(store).absolute()
+    folder = _files.as_path("store", store).absolute()
     checkpoints = Checkpoints(folder / "unfinished", every)
     planned = functools.partial(_plan, mesh=mesh, checkpoints=checkpoints)
     return _run_in_store(spec, planned, folder, chunk_size, worker, repair, progress)
@@ -189,7 +197,7 @@ def _run_in_store(
 def _prepare(folder: Path, stored: manifest.Manifest | None, repair: bool) -> list[int]:
     """Numbers of the chunks to compute, damaged files out of the way; a whole store is not written to."""
     faults = chunks.faults(folder, stored, contents=repair) if stored else []
-    if faults and not repair:
+    if faults and (not repair or any(chunk.file.is_dir() for chunk, _ in faults)):
         raise chunks.Damaged("\n".join(what for _, what in faults))
     todo = _todo(folder, stored) if stored else []
     if faults or todo or stored is None:
@@ -235,19 +243,21 @@ def _worker(shard: str | None) -> tuple[int, int]:
             os.environ.get(f"SLURM_ARRAY_TASK_{name}", "") for name in ("ID", "MIN", "COUNT")
         )
         shard = f"{int(task) - int(first)}/{count}" if task and first and count else "no job array"
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard) if isinstance(cast(object, shard), str) else None
     if match is None or not int(match[1]) < int(match[2]):
         check.fail("shard", '"i/n" with 0 <= i < n, or "slurm" in a job array', repr(shard), 'E.g. "0/4".')
     return int(match[1]), int(match[2])
 
 
-def _lower(spec: Spec, mesh: jax.sharding.Mesh | None, i: int, lengths: tuple[int, ...]) -> execute.Lowered:
-    where = execute.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
-    return execute.lower(spec.fn, spec.combinations[i], where)
-
-
 def _plan(spec: Spec, mesh: jax.sharding.Mesh | None, checkpoints: Checkpoints | None) -> Plan:
-    return Plan(spec, checkpoints, functools.cache(functools.partial(_lower, spec, mesh)))
+    combinations = spec.combinations
+
+    @functools.cache
+    def lower(i: int, lengths: tuple[int, ...]) -> execute.Lowered:
+        where = execute.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
+        return execute.lower(spec.fn, combinations[i], where)
+
+    return Plan(spec, checkpoints, lower)
 
 
 def _layout(plan: Plan, chunk_size: int | Literal["auto"], most: int, most_bytes: int) -> grid.Layout:

@@ -54,6 +54,27 @@ def test_a_file_in_place_of_a_folder_is_found(tmp_path, below):
         store.check_writable(tmp_path / below)
 
 
+@pytest.mark.parametrize("use", [store.load, store.open, store.damaged, store.finished, store.check_writable])
+def test_what_is_no_path_is_refused(use):
+    for given, error in ((3, TypeError), (b"bytes", TypeError), ("", ValueError), ("a\0b", ValueError)):
+        with pytest.raises(error, match="expected a path, got"):
+            use(given)
+
+
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(FileNotFoundError, match=r"file .*none.nc: expected a file, got .* Check its name"):
+        store.load(tmp_path / "none.nc")
+    with pytest.raises(OSError, match=r"file .*file: expected a dataset that store.save wrote, got"):
+        store.load(tmp_path / "file")
+    with pytest.raises(OSError, match=r"below.nc: expected a file that can be written, got"):
+        store.save(_dataset(), tmp_path / "file" / "below.nc")
+    with pytest.raises(TypeError, match=r"dataset: expected an xarray.Dataset, got DataArray. Make one"):
+        store.save(_dataset().loss, tmp_path / "one.nc")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"store .*file: expected a readable manifest.json, got"):
+        store.open(tmp_path / "file")
+
+
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_found(tmp_path):
     with pytest.raises(OSError, match=f"got OSError\\({errno.EFBIG}, .* Make room"):

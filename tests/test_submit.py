@@ -26,3 +26,11 @@ def test_bad_input_is_refused_clearly(tmp_path):
         submit.submit(print, 0, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'slurm'"):
         submit.submit(print, 1, tmp_path, cluster="slurn")
+
+
+def test_a_machine_without_slurm_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    message = "slurm's commands on the path, got no srun and no sbatch. Submit from a node of the cluster"
+    with pytest.raises(FileNotFoundError, match=message):
+        submit.submit(print, 1, tmp_path / "logs")
+    assert not list(tmp_path.iterdir())

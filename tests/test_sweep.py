@@ -160,26 +160,6 @@ def test_outputs_of_different_shapes_are_refused():
         sweep.run(lambda key, *, x, n: {"y": jnp.full(n, x)}, {"x": [1.0]}, static={"n": [1, 2]})
 
 
-@pytest.mark.parametrize(
-    ("axes", "options", "message"),
-    [
-        ({"x": 1.0}, {}, "axis 'x': expected a non-empty 1-D array"),
-        ({"x": [1.0]}, {"static": {"x": [1]}}, "names that are not axes"),
-        ({"x": [1.0]}, {"dims": {"y": ("a",)}}, "0 names, got"),
-        ({"x": [1.0]}, {"shard": "0/2"}, "a store that the workers share"),
-        ({"x": [1.0]}, {"shard": "2/2", "store": "s"}, "0 <= i < n"),
-        ({"x": [1.0]}, {"shard": "slurm", "store": "s"}, "in a job array, got 'no job array'"),
-        ({"x": [1.0]}, {"chunk_size": 0}, "chunk_size: expected an integer of at least 1"),
-        ({"x": [1.0]}, {"checkpoint_every": 0}, "checkpoint_every: expected an integer of at least 1"),
-    ],
-)
-def test_bad_input_is_refused_clearly(axes, options, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        sweep.run(lambda key, *, x: {"y": x}, axes, **options)
-    assert not list(tmp_path.iterdir())
-
-
 def test_slurm_numbers_become_a_shard(monkeypatch):
     for name, value in (("ID", "5"), ("MIN", "3"), ("COUNT", "4")):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)

@@ -49,7 +49,7 @@ def listed(path: Path) -> list[Chunk]:
     """Files that have names of chunks, unchecked, in the order of their names."""
     try:
         names = sorted(os.listdir(path / "chunks"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     matches = [match for match in map(_NAME.fullmatch, names) if match]
     return [Chunk(int(m[1]), m[2], int(m[3]), path / "chunks" / m[0]) for m in matches]
@@ -57,7 +57,7 @@ def listed(path: Path) -> list[Chunk]:
 
 def finished(path: str | Path) -> dict[int, Path]:
     """Files of the chunks of a store that are done, by number, unchecked."""
-    return {chunk.number: chunk.file for chunk in listed(Path(path))}
+    return {chunk.number: chunk.file for chunk in listed(_files.as_path("store", path))}
 
 
 def count(stored: Manifest) -> int:
@@ -105,6 +105,9 @@ def faults(path: Path, stored: Manifest, *, contents: bool) -> list[tuple[Chunk,
 
 def check_name(chunk: Chunk, total: int) -> None:
     """Raise `Damaged` if a store of so many chunks has none of that number, or the file has another size."""
+    if chunk.file.is_dir():
+        fix = "Move it away: a repair removes no folders."
+        check.fail(f"chunk {chunk.file.name}", "a file", "a folder", fix, Damaged)
     if chunk.number >= total:
         _fail(chunk, f"a number below {total}, the grid's chunks", chunk.number)
     if (size := chunk.file.stat().st_size) != chunk.bytes:

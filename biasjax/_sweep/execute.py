@@ -243,8 +243,14 @@ def budget() -> int:
 
     Under `jax.distributed` the least of all processes, so that all cut the grid alike.
     """
-    own = _budget()
-    return own if jax.process_count() == 1 else 2**10 * int(min(_gather(np.int32(own // 2**10))))
+    return least(_budget())
+
+
+def least(own: int) -> int:
+    """Least number of bytes of all processes under `jax.distributed`, in KiB, up to 2 TiB."""
+    if jax.process_count() == 1:
+        return own
+    return 2**10 * int(min(_gather(np.int32(min(own // 2**10, 2**31 - 1)))))
 
 
 def _gather(values: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biasjax import _files, check, store
+from biasjax._sweep import manifest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +42,7 @@ def export(folder: Path, to: str, output: Path, names: Sequence[str] = ()) -> Pa
     dataset = dataset[[*chosen, *({"computed"} & {*dataset.data_vars})]]
     if to == "zarr":
         return _write_zarr(dataset, output)
-    table = rows(dataset)
+    table = rows(dataset, manifest.read(folder).lead)
     if to == "csv":
         return _files.write(output, table.to_csv(index=False).encode())
     buffer = io.BytesIO()
@@ -49,11 +50,11 @@ def export(folder: Path, to: str, output: Path, names: Sequence[str] = ()) -> Pa
     return _files.write(output, buffer.getvalue())
 
 
-def rows(dataset: xr.Dataset) -> Any:
-    """Pandas table with a row for each point that is done: its coordinates, then its outputs."""
-    lead = [str(dim) for dim in dataset[next(iter(dataset.data_vars))].dims]
-    for variable in dataset.data_vars.values():  # what all have in front are the grid's
-        lead = [dim for dim, here in zip(lead, variable.dims, strict=False) if dim == here]
+def rows(dataset: xr.Dataset, lead: Sequence[str]) -> Any:
+    """Pandas table with a row for each point that is done: its coordinates, then its outputs.
+
+    ``lead`` are the static names and axes; what lacks one of them stands in all of its rows.
+    """
     flat = {}
     for name, variable in dataset.data_vars.items():
         own = [dim for dim in variable.dims if dim not in lead]
@@ -69,7 +70,7 @@ def rows(dataset: xr.Dataset) -> Any:
 
     wide = xr.Dataset(flat)
     wide = wide if lead else wide.expand_dims("point")
-    table = wide.to_dataframe(dim_order=lead or ["point"]).reset_index()
+    table = wide.to_dataframe(dim_order=[*lead] or ["point"]).reset_index()
     first = [*lead, *(str(name) for name in dataset.coords if name in table and name not in lead)]
     table = table[[*first, *(name for name in table if name not in first)]]
     return table[table.pop("computed")] if "computed" in table else table

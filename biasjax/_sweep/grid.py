@@ -31,7 +31,14 @@ def axis_arrays(axes: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not isinstance(axes, Mapping):
         fix = "E.g. {'sigma': [0.5, 1.0]}, or {} for a single point."
         check.fail("axes", "a dict of name -> values", type(axes).__name__, fix, TypeError)
-    return {name: axis_values(name, values) for name, values in axes.items()}
+    return {check_name("axes", name): axis_values(name, values) for name, values in axes.items()}
+
+
+def check_name(what: str, name: Any) -> str:
+    """Return a name that can be passed as a keyword, or raise."""
+    if not isinstance(name, str) or not name:
+        check.fail(what, "names", repr(name), "They are passed as keywords: use strings.", TypeError)
+    return name
 
 
 def axis_values(name: str, values: Any) -> np.ndarray:
@@ -42,7 +49,11 @@ def axis_values(name: str, values: Any) -> np.ndarray:
     >>> axis_values("sigma_w", [1.0, 2.0]).dtype
     dtype('float32')
     """
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except (TypeError, ValueError, OverflowError) as error:  # ragged, a key, or traced
+        got, fix = type(error).__name__, "Pass a list or an array of numbers."
+        check.fail(f"axis {name!r}", "a 1-D array of numbers", got, fix, TypeError)
     if values.ndim != 1 or values.size == 0:
         check.fail(f"axis {name!r}", "a non-empty 1-D array", f"shape {values.shape}", "Use np.atleast_1d.")
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
@@ -60,6 +71,12 @@ def axis_values(name: str, values: Any) -> np.ndarray:
     if name == "seed" and not whole:
         check.fail("axis 'seed'", "integers", values.dtype, "They number the keys.", TypeError)
     return cast
+
+
+def check_size(chunk_size: Any) -> None:
+    """Raise unless it is a number of points or "auto"."""
+    if not isinstance(chunk_size, str) or chunk_size != "auto":
+        check.positive_int("chunk_size", chunk_size)
 
 
 def _lost(values: np.ndarray, cast: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -17,6 +18,7 @@ from biasjax import _files, _status, check
 from biasjax._sweep import execute, grid, loop, manifest, stages
 from biasjax._sweep import points as tables
 from biasjax._sweep import rungs as disk
+from biasjax._sweep.leases import Leases, Lost, hold
 from biasjax._sweep.progress import Bar
 from biasjax._sweep.spec import Spec, check_outputs, describe, own_dims
 from biasjax.stepwise import Stepwise
@@ -24,6 +26,9 @@ from biasjax.store import check_writable
 
 if TYPE_CHECKING:
     import xarray as xr
+
+Compiled = Callable[[int], stages.Stages]
+"""Stages for so many points at once, compiled once."""
 
 RESERVED = ("metric", "rung", "steps")
 
@@ -91,7 +96,8 @@ def halve(
         that one program is compiled for all rungs, or what fits into a quarter of the device's memory.
     store
         Folder for what each rung reported and the carry of those that go on. The same call resumes from the
-        last whole rung, with the same bits.
+        last whole rung, with the same bits; of several at once one runs, and another goes on for it if it is
+        killed. `store.open` reads what it found so far.
 
     Returns
     -------
@@ -114,13 +120,21 @@ def halve(
     """
     if jax.process_count() > 1:
         check.fail("halve", "one process", jax.process_count(), "Halve different points in each process.")
-    axes = {} if seeds is None else {"seed": np.asarray(seeds)}
+    axes = {} if seeds is None else {"seed": seeds}
+    grid.check_size(chunk_size)
+    check.flags(largest=largest, progress=progress)
+    folder = None if store is None else _files.as_path("store", store).absolute()
     spec = tables.specify(stepwise, axes, points, None, dims, root)
     ladder = _plan(spec, rungs, keep, metric, largest)
     _check_outputs(ladder)
-    if chunk_size != "auto":
-        check.positive_int("chunk_size", chunk_size)
-    return _climb(ladder, chunk_size, None if store is None else Path(store).absolute(), progress)
+    compiled = functools.cache(functools.partial(stages.compile_stages, ladder.spec, execute.default_mesh()))
+    width = functools.partial(_width, ladder, compiled, chunk_size)
+    with Bar(sum(ladder.counts), enabled=progress) as bar:
+        if folder is None:
+            reports = _climb(ladder, compiled, width(), bar)
+        else:
+            reports = _climb_in_store(ladder, compiled, width, folder, bar)
+    return disk.assemble(reports, ladder.bounds, spec.table).assign_attrs(_files.provenance())
 
 
 def _plan(spec: Spec, rungs: Sequence[int], keep: float, metric: str, largest: bool) -> Ladder:
@@ -129,11 +143,11 @@ def _plan(spec: Spec, rungs: Sequence[int], keep: float, metric: str, largest: b
     if not isinstance(fn, Stepwise):
         fix = "Only what runs in steps can be stopped between them; see training.make_steps."
         check.fail("halve", "a Stepwise", type(fn).__name__, fix, TypeError)
-    bounds = (0, *(check.positive_int("rungs", rung) for rung in rungs), fn.steps)
+    bounds = (0, *check.sizes("rungs", rungs), fn.steps)
     if len(bounds) < 3 or any(a >= b for a, b in itertools.pairwise(bounds)):
         expected = f"increasing numbers of steps below all {fn.steps}"
         check.fail("rungs", expected, tuple(rungs), "Give e.g. (steps // 9, steps // 3).")
-    if not 0 < check.in_range("keep", keep, 0, 1) < 1:
+    if not 0 < check.number("keep", keep, 0, 1) < 1:
         check.fail("keep", "a share between 0 and 1", keep, "Give e.g. 1 / 3.")
     counts = [spec.sizes[-1]]
     for _ in rungs:
@@ -143,44 +157,71 @@ def _plan(spec: Spec, rungs: Sequence[int], keep: float, metric: str, largest: b
     )
 
 
+def _climb_in_store(
+    ladder: Ladder, compiled: Compiled, width: Callable[[], int], folder: Path, bar: Bar
+) -> Sequence[xr.Dataset]:
+    """Run the rungs that a folder lacks, unless another process does: then wait for it."""
+    begun = _begin(ladder, folder, width)
+    # Read anew when a file is written
+    known = functools.lru_cache(maxsize=1)(lambda _: disk.reports(folder, begun.digest))
+    reports = lambda: known(tuple((f, f.stat().st_mtime_ns) for f in disk.finished(folder).values()))  # noqa: E731
+    leases = Leases(folder, lambda: {0} if disk.is_over(reports()) else set())
+    with hold(leases) as held:
+
+        def save(rung: int, report: xr.Dataset, carry: Any) -> None:
+            held.keep(0)
+            disk.save(folder, begun.digest, rung, report, carry)
+
+        def wait(_: int) -> None:
+            bar.describe("waiting for the process that halves in this store")
+
+        for _ in held.chunks([0], lambda _: None, wait):
+            with contextlib.suppress(Lost):
+                found, carry = disk.restore(folder, reports(), stages.abstract_carry(ladder.spec))
+                bar.skip(sum(ladder.counts[: len(found)]))
+                _climb(ladder, compiled, begun.layout.block, bar, found, carry, save)
+    return reports()
+
+
 def _climb(
-    ladder: Ladder, chunk_size: int | Literal["auto"], folder: Path | None, progress: bool
-) -> xr.Dataset:
-    """Run all rungs, or those that a folder lacks."""
-    compiled = functools.cache(functools.partial(stages.compile_stages, ladder.spec, execute.default_mesh()))
-    reports, carry, identity = [], None, ""
-    if folder is None:
-        width = _width(ladder, compiled, chunk_size)
-    else:
-        begun = _begin(ladder, folder, functools.partial(_width, ladder, compiled, chunk_size))
-        width, identity = begun.layout.block, begun.digest
-        reports, carry = disk.load(folder, identity, stages.abstract_carry(ladder.spec))
+    ladder: Ladder,
+    compiled: Compiled,
+    width: int,
+    bar: Bar,
+    found: Sequence[xr.Dataset] = (),
+    carry: Any = None,
+    save: Callable[[int, xr.Dataset, Any], None] = lambda *_: None,
+) -> list[xr.Dataset]:
+    """Run the rungs after those that are found, with the carry of the last one's survivors."""
+    reports = [*found]
     last = len(reports) - 1
     alive = _survivors(ladder, last, reports[last]) if reports else np.arange(ladder.counts[0])
-    with Bar(sum(ladder.counts[len(reports) :]), enabled=progress) as bar:
-        while len(reports) < len(ladder.counts) and alive.size:
-            rung = len(reports)
-            bar.describe(f"rung {rung + 1} of {len(ladder.counts)}")
-            run = compiled(min(width, ladder.counts[rung]))
-            report, carry = _run_rung(ladder, run, rung, alive, carry, bar)
-            alive = _survivors(ladder, rung, report)
-            places = np.searchsorted(report[tables.DIM].values, alive)
-            carry = stages.take(carry, places, len(ladder.spec.axes) - 1) if alive.size else None
-            if folder is not None:
-                disk.save(folder, identity, rung, report, carry)
-            reports.append(report)
-    return _assemble(ladder, reports)
+    while len(reports) < len(ladder.counts) and alive.size:
+        rung = len(reports)
+        bar.describe(f"rung {rung + 1} of {len(ladder.counts)}")
+        run = compiled(min(width, ladder.counts[rung]))
+        report, carry = _run_rung(ladder, run, rung, alive, carry, bar)
+        alive = _survivors(ladder, rung, report)
+        places = np.searchsorted(report[tables.DIM].values, alive)
+        carry = stages.take(carry, places, len(ladder.spec.axes) - 1) if alive.size else None
+        save(rung, report, carry)
+        reports.append(report)
+    return reports
 
 
 def _begin(ladder: Ladder, folder: Path, width: Callable[[], int]) -> manifest.Manifest:
     """Start a folder, or go on with its width, on which the last bits can depend."""
-    if len(disk.finished(folder)) < len(ladder.counts):  # a finished one may be read-only
-        check_writable(folder)
-    try:
-        layout = manifest.read(folder).layout
-    except ValueError:
-        layout = grid.Layout(len(ladder.spec.axes) - 1, width())
-    return manifest.begin(folder, _describe(ladder), ladder.spec.axes, layout, ladder.spec.table)
+    described, there = _describe(ladder), (folder / "manifest.json").exists()
+    if there:
+        stored = manifest.agreed(folder, manifest.read(folder), described, ladder.spec.axes)
+        if disk.is_over(disk.reports(folder, stored.digest)):
+            return stored  # it may be read-only
+    check_writable(folder)
+    _files.remove_stale(folder)
+    if there:
+        return stored
+    layout = grid.Layout(len(ladder.spec.axes) - 1, width())
+    return manifest.begin(folder, described, ladder.spec.axes, layout, ladder.spec.table)
 
 
 def _run_rung(
@@ -225,25 +266,6 @@ def _survivors(ladder: Ladder, rung: int, report: xr.Dataset) -> np.ndarray:
     return np.sort(report[tables.DIM].values[best])
 
 
-def _assemble(ladder: Ladder, reports: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Last report of each point, with the rung that it came from."""
-    spec, dim = ladder.spec, tables.DIM
-    whole, count = reports[0].copy(deep=True), ladder.counts[0]
-    rung = np.zeros(count, int)
-    for i, report in enumerate(reports[1:], 1):
-        rung[report[dim].values] = i
-        for name, value in report.data_vars.items():
-            whole[name].loc[{dim: report[dim].values}] = value.values
-    ends = np.asarray(ladder.bounds[1:])
-    model_steps = int(ends[rung].sum()) * math.prod(spec.sizes[:-1])
-    full = spec.fn.steps * math.prod(spec.sizes)
-    whole = whole.assign({"rung": (dim, rung), "steps": (dim, ends[rung])})
-    whole = whole.assign_coords({name: (dim, values) for name, values in spec.table.items()})
-    whole["status"].attrs = _status.ATTRS
-    whole.attrs = {**_files.provenance(), "model_steps": model_steps, "model_steps_of_all": full}
-    return whole
-
-
 def _check_outputs(ladder: Ladder) -> None:
     spec = ladder.spec
     shapes = jax.eval_shape(
@@ -265,9 +287,7 @@ def _describe(ladder: Ladder) -> dict[str, Any]:
     return describe(ladder.spec) | {"halving": chosen | {"metric": ladder.metric, "sign": ladder.sign}}
 
 
-def _width(
-    ladder: Ladder, compiled: Callable[[int], stages.Stages], chunk_size: int | Literal["auto"]
-) -> int:
+def _width(ladder: Ladder, compiled: Compiled, chunk_size: int | Literal["auto"]) -> int:
     """Greatest number of points at once: as given, or so that one program serves all rungs."""
     most = ladder.counts[0]
     if chunk_size != "auto":

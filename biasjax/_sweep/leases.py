@@ -1,8 +1,9 @@
 """Leases: which worker computes which chunk of a store that several share, and who goes on for a lost one.
 
 ``leases/NUMBER.TURN`` is created exclusively by the worker that computes a chunk, and touched while it
-lives. Once a turn is stale, the next may be taken. Turns are removed when their chunk is finished and not
-before, and whoever takes one then asks whether it is, so that none computes what another does or has done.
+lives; it says whose it is, and in a second line since when and how many chunks that worker had finished. Once
+a turn is stale, the next may be taken. Turns are removed when their chunk is finished and not before, and
+whoever takes one then asks whether it is, so that none computes what another does or has done.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import tempfile
 import threading
 import time
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from biasjax import check
+
+_NAME = re.compile(r"[0-9]{6,}\.[0-9]+")
 
 
 class Leases(NamedTuple):
@@ -34,6 +38,11 @@ class Leases(NamedTuple):
     store: Path
     done: Callable[[], Container[int]]
     stale: float = 60.0
+
+
+def files(folder: Path) -> list[Path]:
+    """Files that have names of leases."""
+    return [path for path in folder.glob("*.*") if _NAME.fullmatch(path.name)]
 
 
 class Lost(Exception):
@@ -114,7 +123,7 @@ class Held:
             self._folder.rmdir()
 
     def _all(self) -> list[Path]:
-        return list(self._folder.glob("[0-9]*.[0-9]*"))
+        return files(self._folder)
 
     def _path(self, n: int, turn: int) -> Path:
         return self._folder / f"{n:06d}.{turn}"
@@ -170,7 +179,9 @@ class Held:
             return self._create(path)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(self._word)
+                # The time of the disk, as what is written later has it
+                taken = {"since": os.fstat(handle).st_mtime, "finished": self.finished}
+                file.write(self._word + b"\n" + json.dumps(taken).encode())
         except BaseException:  # a full disk
             path.unlink(missing_ok=True)
             raise
@@ -186,11 +197,12 @@ class Held:
         with tempfile.TemporaryFile(dir=self._folder) as probe:
             now = os.fstat(probe.fileno()).st_mtime
         # Of the future is what was written before the clock was set back, or the store copied
-        return abs(now - touched) > self._leases.stale or _is_dead(word)
+        return abs(now - touched) > self._leases.stale or is_dead(word.split(b"\n")[0])
 
     def _holds(self, n: int, turn: int) -> bool:
         try:
-            return self._path(n, turn).read_bytes() == self._word and not self._path(n, turn + 1).exists()
+            mine = self._path(n, turn).read_bytes().startswith(self._word)
+            return mine and not self._path(n, turn + 1).exists()
         except FileNotFoundError:
             return False
 
@@ -241,7 +253,7 @@ def _started(pid: int) -> str:
     return "" if state in "ZX" else rest[18]
 
 
-def _is_dead(word: bytes) -> bool:
+def is_dead(word: bytes) -> bool:
     """Whether the worker that wrote a lease was a process of this machine and runs no more."""
     try:
         about = json.loads(word)

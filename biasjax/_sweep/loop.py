@@ -57,12 +57,13 @@ def compute(
     with Bar(sum(points.values()), enabled=progress) as bar, _pool() as pool, _held(leases) as held:
         combinations = list(dict.fromkeys(n // len(places) for n in todo))
         programs, failures = _compile(plan, combinations, lengths, pool, keep_going)
+        names = [point_name(chosen) for chosen in plan.spec.combinations]
         ready = functools.cache(lambda i: _ready(plan, i, programs[i], bar))
         wanted = [n for n in todo if n // len(places) in programs]
         mine = held.chunks(wanted, lambda n: bar.skip(points[n]), bar.wait) if held else wanted
         for n in execute.agreed(mine):
             i, place = divmod(n, len(places))
-            bar.describe(point_name(plan.spec.combinations[i]))
+            bar.describe(names[i])
             run, began = ready(i), time.perf_counter()
             with contextlib.suppress(Lost):
                 _compute_chunk(plan, run, n, places[place], write, held)

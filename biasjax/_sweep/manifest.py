@@ -139,7 +139,7 @@ def read(path: Path) -> Manifest:
         return _valid(path, content)
     except _OtherFormat:
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         check.fail(f"store {path}", "a readable manifest.json", repr(error), "Pass the folder of a sweep.")
     except _UNREADABLE as error:
         fix = "Restore it, or remove it and run the same sweep, cut alike: its chunks know it and are kept."

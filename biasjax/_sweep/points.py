@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,7 +50,7 @@ def columns(points: Table) -> dict[str, np.ndarray]:
     else:
         fix = "Pass a dict of arrays, a pandas table or an xarray.Dataset."
         check.fail("points", "a table", type(points).__name__, fix, TypeError)
-    table = {name: grid.axis_values(name, value) for name, value in found.items()}
+    table = {grid.check_name("points", name): grid.axis_values(name, value) for name, value in found.items()}
     lengths = {name: len(value) for name, value in table.items()}
     if len({*lengths.values()}) != 1:
         check.fail("points", "at least one column, all of one length", lengths, "Give each point all values.")
@@ -80,16 +81,58 @@ def specify(
     """Say what is swept from the arguments of `sweep.run`, checked."""
     if axes is None and points is None:
         check.fail("sweep", "axes, points or both", None, "Pass e.g. {'seed': range(3)}.")
+    _check_function(fn)
     arrays = grid.axis_arrays({} if axes is None else axes)
-    chosen = {name: list(values) for name, values in (static or {}).items()}
+    chosen, own = _named("static", static, "values"), _named("dims", dims, "names")
+    root = _root(root)
     table = {} if points is None else columns(points)
     if table:
         _check_columns(table, arrays, chosen)
         arrays[DIM] = grid.axis_values(DIM, np.arange(len(next(iter(table.values())))))
         fn = gather(fn, table)
-    spec = Spec(fn, arrays, chosen, dict(dims or {}), root, table)
+    spec = Spec(fn, arrays, chosen, {name: tuple(names) for name, names in own.items()}, root, table)
     check_names(spec)
     return spec
+
+
+def _check_function(fn: Any) -> None:
+    if not isinstance(fn, Stepwise):
+        check.function("fn", fn)
+        return
+    for name, stage in zip(("start", "advance", "finish"), fn[:3], strict=True):
+        check.function(f"{name} of a Stepwise", stage)
+    check.positive_int("steps of a Stepwise", fn.steps)
+
+
+def _named(what: str, given: Any, kind: str) -> dict[str, list[Any]]:
+    """Return a dict of name -> list, empty for None, or raise."""
+    fix = f"E.g. {{'name': ['{kind}']}}."
+    if not isinstance(given, Mapping | None):
+        check.fail(what, f"a dict of name -> {kind}", type(given).__name__, fix, TypeError)
+    found: dict[str, list[Any]] = {}
+    for name, values in (given or {}).items():
+        if isinstance(values, str | bytes) or not _is_list(values):
+            check.fail(f"{what} {name!r}", f"a list of {kind}", repr(values), fix, TypeError)
+        found[grid.check_name(what, name)] = [*values]
+        if what == "dims":
+            found[name] = [grid.check_name(f"dims {name!r}", one) for one in found[name]]
+        elif not found[name]:
+            check.fail(f"static {name!r}", "at least one value", "none", "Leave it out, or give it some.")
+    return found
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Iterable) and getattr(values, "ndim", 1) > 0
+
+
+def _root(root: Any) -> int:
+    """Return a seed that makes a key, or raise, also where a key is not known until a program runs."""
+    if isinstance(root, bool) or not isinstance(root, int | np.integer) or not -(2**63) <= root < 2**63:
+        check.fail("root", "an integer of 64 bits", repr(root), "It is the seed of the root key.")
+    if isinstance(jax.random.key(int(root)), jax.core.Tracer):
+        fix = "Call it outside of jax.jit: it compiles programs of its own."
+        check.fail("sweep", "values that are known", "a traced function around it", fix)
+    return int(root)
 
 
 def gather(fn: Any, table: Mapping[str, np.ndarray]) -> Any:

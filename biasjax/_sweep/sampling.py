@@ -11,6 +11,9 @@ from biasjax import check
 
 METHODS = ("latin", "random", "sobol")
 
+# The distance between two bounds must have a float, too
+_LARGEST = float(np.finfo(np.float64).max) / 2
+
 
 class Scale(NamedTuple):
     """How numbers are spread between two bounds: "linear", "log" or "integer" (both bounds included)."""
@@ -60,6 +63,11 @@ def sample(
     """
     check.positive_int("n", n)
     check.choice("method", method, METHODS)
+    if not isinstance(space, Mapping):
+        fix = "Give e.g. {'rate': (0.0, 1.0)}."
+        check.fail("space", "a dict of name -> bounds", type(space).__name__, fix, TypeError)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        check.fail("seed", "an integer of at least 0", repr(seed), "It numbers the draw.")
     if not space:
         check.fail("space", "at least one name", space, "Give e.g. {'rate': (0.0, 1.0)}.")
     scales = {name: _scale(name, given) for name, given in space.items()}
@@ -73,14 +81,16 @@ def _scale(name: str, given: Scale | tuple[float, float]) -> Scale:
         check.fail(what, "(low, high), log(low, high) or integer(low, high)", repr(given), fix, TypeError)
     scale = given if isinstance(given, Scale) else Scale(*given)
     check.choice(what, scale.kind, ("linear", "log", "integer"))
-    if not all(isinstance(bound, (int, float, np.number)) and np.isfinite(bound) for bound in scale[:2]):
+    if not all(isinstance(bound, int | float | np.integer | np.floating) for bound in scale[:2]):
         check.fail(what, "finite bounds", scale[:2], fix)
+    if not all(abs(bound) <= _LARGEST for bound in scale[:2]):  # NaN is not, either
+        check.fail(what, f"finite bounds of at most {_LARGEST:g}", scale[:2], fix)
     if not scale.low < scale.high:
         check.fail(what, "low < high", scale[:2], "Swap them, or leave the name out and fix its value.")
     if scale.kind == "log" and scale.low <= 0:
         check.fail(what, "positive bounds on a log scale", scale[:2], "Use (low, high) if it may be 0.")
-    if scale.kind == "integer" and any(bound != int(bound) for bound in scale[:2]):
-        check.fail(what, "whole bounds", scale[:2], "Round them.")
+    if scale.kind == "integer" and any(bound != int(bound) or abs(bound) > 2**53 for bound in scale[:2]):
+        check.fail(what, "whole bounds up to 2^53", scale[:2], "Round them, or draw their logarithm.")
     return scale
 
 

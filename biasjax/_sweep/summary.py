@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from biasjax import _status
-from biasjax._sweep import chunks, grid, manifest, rungs
+from biasjax._sweep import chunks, grid, manifest, points, rungs, workers
 from biasjax._text import table
 
 # The time left is judged by so many chunks
@@ -43,6 +43,8 @@ class Summary(NamedTuple):
         Unfinished chunks that have checkpoints.
     left, idle
         Seconds to the end, judged by the last chunks (None before two are done), and since the last chunk.
+    workers
+        Those that hold chunks.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Summary(NamedTuple):
     begun: int
     left: float | None
     idle: float | None
+    workers: list[workers.Worker]
 
 
 def summarize(folder: Path) -> Summary:
@@ -72,12 +75,13 @@ def summarize(folder: Path) -> Summary:
         len(files),
         len(sizes),
         (sum(sizes[n] for n in files), sum(sizes)),
-        None if halving else _count(files, len(stored.sizes)),
+        _last_statuses(files) if halving else _count(files, len(stored.sizes)),
         _outputs(next(iter(files.values())), len(stored.sizes), stored.lead) if files else {},
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         len([*(folder / "unfinished").glob("*")]),
         0.0 if not missing else None if each is None else each * missing,
         max(0.0, time.time() - when[-1]) if when else None,
+        workers.working(folder),
     )
 
 
@@ -93,7 +97,7 @@ def _rungs(folder: Path, stored: manifest.Manifest) -> tuple[dict[int, Path], li
 
 
 def show(summary: Summary) -> str:
-    """Table of a summary."""
+    """Table of a summary, and one of the workers if there are any."""
     spec, done = summary.manifest.spec, summary.points[0] / max(1, summary.points[1])
     sizes = [*spec["static"], *spec["axes"]]
     made = summary.manifest.provenance
@@ -110,28 +114,15 @@ def show(summary: Summary) -> str:
         "size": f"{summary.bytes / 1e6:,.1f} MB",
         "made by": f"biasjax {made['version']}, jax {made['jax_version']}, {made['device']}",
     }
-    return table([("store", str(summary.folder)), *((name, line) for name, line in lines.items() if line)])
+    about = table([("store", str(summary.folder)), *((name, line) for name, line in lines.items() if line)])
+    return f"{about}\n\n{workers.show(summary.workers)}" if summary.workers else about
 
 
 def _left(summary: Summary) -> str:
     if summary.done == summary.total:
         return "finished"
-    idle = "" if summary.idle is None else f", last chunk {_duration(summary.idle)} ago"
-    return ("unknown" if summary.left is None else f"about {_duration(summary.left)}") + idle
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in words.
-
-    Examples
-    --------
-    >>> _duration(3.2), _duration(75), _duration(7300)
-    ('3 s', '1 min 15 s', '2 h 1 min')
-    """
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    idle = "" if summary.idle is None else f", last chunk {workers.duration(summary.idle)} ago"
+    return ("unknown" if summary.left is None else f"about {workers.duration(summary.left)}") + idle
 
 
 def _modified(file: Path) -> float | None:
@@ -149,6 +140,23 @@ def _count(files: dict[int, Path], rank: int) -> dict[str, int] | None:
             return None
         total += counts
     return dict(zip(_status.STATUS, map(int, total), strict=True))
+
+
+def _last_statuses(files: dict[int, Path]) -> dict[str, int]:
+    """Numbers of points of each status in a halving, of which each has that of its last rung."""
+    import h5py
+
+    whole = np.zeros((0, 0), int)
+    for rung, file in files.items():
+        with h5py.File(file, "r") as opened:
+            status: Any = opened["status"]
+            point: Any = opened[points.DIM]
+            if rung == 0:
+                whole = status[()]
+            elif whole.size:
+                whole[..., point[()]] = status[()]
+    counts = np.bincount(np.ravel(whole), minlength=len(_status.STATUS))
+    return dict(zip(_status.STATUS, map(int, counts), strict=True))
 
 
 @functools.lru_cache(maxsize=100_000)  # a chunk's name has its checksum: what was read stays true

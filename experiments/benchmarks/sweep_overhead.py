@@ -13,11 +13,14 @@ Command: `python -m experiments.benchmarks.sweep_overhead` (about two minutes on
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -118,6 +121,40 @@ def a_million_points(axes) -> str:
     )
 
 
+GRIDS = {
+    "axes": lambda n: {"axes": {"x": np.arange(n / 1000), "y": np.arange(1e3)}},
+    "one axis": lambda n: {"axes": {"x": np.arange(float(n))}},
+    "points": lambda n: {"points": bj.sweep.sample({"x": (0.0, 1.0), "y": (0.0, 1.0)}, n)},
+}
+"""Name -> arguments of a sweep over so many points."""
+
+
+def peak(grid: str, count: int) -> None:
+    """Sweep over so many points in chunks of 1,000 with a store, read each chunk, print the peak memory."""
+
+    def product(key, *, x, y=1.0):
+        return {"z": x * y * jax.random.normal(key, (10,))}
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = bj.sweep.run(product, **GRIDS[grid](count), store=folder, chunk_size=1000, progress=False)
+        step = found.z.shape[0] * 1000 // count
+        for first in range(0, found.z.shape[0], step):
+            np.asarray(found.z[first : first + step])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def memory() -> None:
+    """Print the peak memory of a million points and of 10,000, each in a process of its own."""
+    print("grid        10,000 points  1,000,000 points  ratio")
+    for grid in GRIDS:
+        command = [sys.executable, "-m", __spec__.name, "--peak", grid]
+        few, many = (
+            int(subprocess.run([*command, str(count)], stdout=subprocess.PIPE, check=True).stdout)
+            for count in (10_000, 1_000_000)
+        )
+        print(f"{grid:10s}  {few:9d} MiB  {many:12d} MiB  {many / few:.2f}")
+
+
 def stores() -> None:
     """Print what a store of many chunks costs."""
     print("chunks   ms each  not writing  writing  of it fsync   rerun s    open s")
@@ -157,5 +194,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stores()
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=("stores", "memory", "overhead"))
+    parser.add_argument("--peak", nargs=2)
+    options = parser.parse_args()
+    if options.peak:
+        peak(options.peak[0], int(options.peak[1]))
+    else:
+        for name, table in {"stores": stores, "memory": memory, "overhead": main}.items():
+            if options.only in (None, name):
+                table()

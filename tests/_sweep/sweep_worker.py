@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from biasjax import stepwise, sweep
-from biasjax._sweep import execute, leases, loop
+from biasjax._sweep import execute, gathering, leases, loop
 
 AXES = {"seed": np.arange(4), "sigma": np.linspace(0.5, 2.0, 5), "shift": np.linspace(-1.0, 1.0, 3)}
 STATIC = {"power": [1, 2]}
@@ -65,6 +65,13 @@ def trouble(path, rank):
     """What must not make one of two processes wait for the other for ever: unequal memory, a full disk."""
     execute._budget = lambda: 100_000 * (1 + rank)
     print(sweep.run(point, AXES, static=STATIC).moment.size, "points")
+    available = gathering._available
+    gathering._available = lambda: 1024 * rank + 1
+    try:
+        sweep.run(point, AXES, static=STATIC)
+    except ValueError as error:
+        print(error)
+    gathering._available = available
 
     def full(*_):
         raise OSError("no space left")

@@ -162,6 +162,23 @@ def test_a_chunk_that_no_grid_has_is_named(tmp_path):
     assert not extra.exists()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_called_like_a_chunk_is_named_and_kept(tmp_path, there):
+    _run(tmp_path)
+    file = store.finished(tmp_path)[0]
+    folder = file.with_name(f"000001-{'0' * 16}-{tmp_path.stat().st_size}.nc")
+    if there:
+        folder = file
+        file.unlink()
+    folder.mkdir()
+    (folder / "mine").touch()
+    for use in (_run, functools.partial(_run, repair=True), *[store.open] * there):
+        with pytest.raises(store.Damaged, match=f"chunk {folder.name}: expected a file, got a folder. Move"):
+            use(tmp_path)
+    assert "expected a file" in "".join(store.damaged(tmp_path).values())
+    assert (folder / "mine").exists()
+
+
 def test_a_chunk_is_netcdf_that_says_which_points_it_holds(tmp_path):
     _run(
         tmp_path,

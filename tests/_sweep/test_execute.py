@@ -50,11 +50,20 @@ def test_two_processes_work_as_one(whole, tmp_path):
         port = free.getsockname()[1]
     path = tmp_path / "store"
     workers = [start(path, "--distributed", rank, 2, port, "--chunk-size", 30) for rank in range(2)]
-    first, second = (finish(worker, seconds=120).splitlines()[-3:] for worker in workers)
+    first, second = (finish(worker, seconds=120).splitlines()[-4:] for worker in workers)
     _assert_same(store.open(path).load(), whole)
-    assert (first[0], first[2], second[0], second[2]) == ("120 points", "computed") * 2
-    assert first[1] == "OSError('no space left')"  # and the other process does not wait for what failed
-    assert "OSError('no space left') on process 0" in second[1]
+    assert (first[0], first[3], second[0], second[3]) == ("120 points", "computed") * 2
+    assert first[1] == second[1]  # one has the memory, the other does not
+    assert "results of at most 0 GiB, the free memory" in first[1]
+    assert first[2] == "OSError('no space left')"  # and the other process does not wait for what failed
+    assert "OSError('no space left') on process 0" in second[2]
+
+
+def test_processes_agree_on_the_least_memory(monkeypatch):
+    assert execute.least(5000) == 5000
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(execute, "_gather", lambda own: np.stack([own, np.int32(3)]))
+    assert [execute.least(own) for own in (2048, 2**20, 2**62)] == [2048, 3072, 3072]
 
 
 def test_a_program_is_compiled_once_and_knows_its_bytes():

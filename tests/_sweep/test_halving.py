@@ -1,31 +1,17 @@
 import functools
+import signal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from halving_worker import DESCENT, POINTS, halve
+from processes import WORKER, finish, start, wait_until
 
-from biasjax import _files, sweep
-from biasjax._sweep import rungs, stages, summary
+from biasjax import _files, store, sweep
+from biasjax.__main__ import main
+from biasjax._sweep import rungs, stages
 from biasjax.stepwise import Stepwise
-
-# A carry with a key, an integer and a narrow float: all that is hard to write
-DESCENT = Stepwise(
-    start=lambda key, *, rate: (key, jnp.int32(0), jnp.ones(2), jnp.bfloat16(1.5)),
-    advance=lambda carry, key, *, rate: (
-        jax.random.split(carry[0])[0],
-        carry[1] + 1,
-        carry[2] * (1 - rate) * (1 + 0.1 * jax.random.normal(carry[0], (2,))),
-        carry[3],
-    ),
-    finish=lambda carry, key, *, rate: {"loss": jnp.sum(carry[2] ** 2), "done": carry[1], "x": carry[2]},
-    steps=12,
-)
-POINTS = {"rate": np.linspace(0.05, 1.95, 13)}
-halve = functools.partial(
-    sweep.halve, DESCENT, POINTS, rungs=(3, 8), keep=1 / 3, metric="loss", seeds=[0, 5], dims={"x": ("axis",)}
-)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +105,40 @@ def test_a_kill_in_each_rung_changes_no_bit(tmp_path, monkeypatch, whole, owner,
         xr.testing.assert_identical(halve(store=tmp_path).drop_attrs(), whole.drop_attrs())
 
 
+def _start(folder, *place):
+    return start(folder / "store", *place, script=WORKER.with_name("halving_worker.py"))
+
+
+def _files_of(folder):
+    return {file.name: file.read_bytes() for file in (folder / "store").glob("rung-*")}
+
+
+def _has_said(worker, folder, words):
+    file = folder / f"said-{worker.pid}"
+    return file.exists() and words in file.read_text()
+
+
+def test_a_process_that_is_killed_in_each_rung_is_gone_on_for_by_one_that_waits(tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for folder in (undisturbed, killed):
+        folder.mkdir()
+    first, worker = _start(undisturbed), None
+    for place in ("report 1", "rung 2", "report 3", ""):
+        before, worker = worker, _start(killed, *place.split())
+        if before:  # halts in its rung, while the new one waits
+            wait_until(functools.partial(_has_said, worker, killed, "waiting"), worker, before)
+            before.send_signal(signal.SIGKILL)
+            finish(before, code=-signal.SIGKILL)
+        if place:
+            wait_until(functools.partial(_has_said, worker, killed, place), worker)
+    finish(worker)
+    finish(first)
+    assert _files_of(killed) == _files_of(undisturbed)
+    assert len(_files_of(killed)) == 3
+    xr.testing.assert_identical(store.open(killed / "store"), store.open(undisturbed / "store"))
+    assert sorted(path.name for path in (killed / "store").iterdir() if path.is_dir()) == ["chunks"]
+
+
 def _stop_before_the_last_rung(folder, monkeypatch):
     with monkeypatch.context() as patch:
         _killed_at(patch, stages, "advance", 3)
@@ -145,11 +165,40 @@ def test_a_rung_or_carry_that_is_not_its_own_is_never_used(tmp_path, monkeypatch
     xr.testing.assert_identical(resumed.drop_attrs(), whole.drop_attrs())
 
 
+def test_a_halving_is_opened_shown_and_exported(tmp_path, monkeypatch, whole, capsys):
+    folder = tmp_path / "halving"
+    _stop_before_the_last_rung(folder, monkeypatch)
+    partial = store.open(folder)
+    assert partial.attrs["missing"] == "1 of 3 rungs"
+    np.testing.assert_array_equal(partial.rung, np.minimum(whole.rung, 1))
+    assert main(["sweep", "show", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("rungs            2 of 3", "36 of 40 (90%)", "status           finite 26"):
+        assert part in shown
+    halve(store=folder)
+    xr.testing.assert_identical(store.open(folder).drop_attrs(), whole.drop_attrs())
+    assert store.open(folder).attrs["model_steps"] == whole.attrs["model_steps"]
+    assert main(["sweep", "export", str(folder), "--output", str(tmp_path / "rows.csv")]) == 0
+    header, *rows = (tmp_path / "rows.csv").read_text().splitlines()
+    assert header == "seed,point,rate,status,done,loss,x[0],x[1],metric,rung,steps"
+    assert len(rows) == 2 * len(POINTS["rate"])
+    table = np.genfromtxt(rows, delimiter=",")
+    np.testing.assert_array_equal(table[:, -1].reshape(2, -1), np.broadcast_to(whole.steps, (2, 13)))
+    np.testing.assert_allclose(table[:, 5], whole.loss.values.ravel(), rtol=1e-5)
+
+
+def test_a_damaged_rung_is_named(tmp_path):
+    halve(store=tmp_path)
+    assert not store.damaged(tmp_path)
+    (file,) = tmp_path.glob("rung-001-*")
+    file.write_bytes(b"rung")
+    assert list(store.damaged(tmp_path)) == [1]
+    with pytest.warns(UserWarning, match="rung-001-.* is damaged or another's"):
+        assert store.open(tmp_path).attrs["missing"] == "2 of 3 rungs"
+
+
 def test_another_halving_is_refused_by_the_folder(tmp_path, monkeypatch):
     _stop_before_the_last_rung(tmp_path, monkeypatch)
-    shown = summary.show(summary.summarize(tmp_path))
-    assert "rungs            2 of 3" in shown
-    assert "36 of 40 (90%)" in shown
     with pytest.raises(ValueError, match=r"halving metric: 'loss' there, 'done' here"):
         halve(store=tmp_path, metric="done")
     with pytest.raises(ValueError, match="halving bounds"):

@@ -62,6 +62,20 @@ def test_points_that_diverge_are_marked(tmp_path):
         assert np.isfinite(dataset.y).all()
 
 
+def test_many_static_values_are_listed_a_few_times(monkeypatch):
+    def run(region, checkpoints=None):
+        return {"y": np.zeros(grid.shape(region))}
+
+    lowered = execute.Lowered({"y": jax.ShapeDtypeStruct((1,), np.float32)}, lambda: execute.Program(run, 0))
+    monkeypatch.setattr(execute, "lower", lambda *_: lowered)
+    listed, combinations = [], vars(Spec)["combinations"].fget
+    monkeypatch.setattr(Spec, "combinations", property(lambda s: listed.append(1) or combinations(s)))
+    kinds = {"kind": range(2000)}
+    dataset = sweep.run(lambda key, *, x, kind: {"y": x}, {"x": [1.0]}, static=kinds, chunk_size=1)
+    assert dataset.y.shape == (2000, 1)
+    assert len(listed) < 20  # listing them for each of them took seconds
+
+
 @pytest.fixture
 def interruptible():
     """Heed SIGINT, which jobs in the background of a shell ignore."""

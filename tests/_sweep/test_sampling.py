@@ -61,6 +61,10 @@ def test_one_point_and_a_wide_range_stay_in_bounds():
         ({"x": (0.0, np.inf)}, {}, "finite bounds"),
         ({"x": ("a", "b")}, {}, "finite bounds"),
         ({"x": sweep.log(0.0, 1.0)}, {}, "positive bounds on a log scale"),
+        ({"x": (-1.0, 10**400)}, {}, "finite bounds"),
+        ({"x": (-1.5e308, 1.5e308)}, {}, "finite bounds of at most"),
+        ({"x": sweep.integer(0, 10**30)}, {}, "whole bounds up to 2"),
+        ({"x": (0.0, 1.0)}, {"seed": -1}, "seed: expected an integer of at least 0"),
         ({"x": sweep.integer(0.5, 2)}, {}, "whole bounds"),  # pyright: ignore[reportArgumentType]
         ({"x": (0.0, 1.0)}, {"n": 0}, "n: expected an integer of at least 1"),
         ({"x": (0.0, 1.0)}, {"method": "sobel"}, "Did you mean 'sobol'"),

@@ -1,8 +1,12 @@
 """`biasjax sweep show` and `biasjax sweep export`."""
 
 import io
+import json
 import os
+import re
+import shutil
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ import pytest
 
 from biasjax import _files, store, sweep
 from biasjax.__main__ import main
-from biasjax._sweep import export, summary
+from biasjax._sweep import export, leases, summary
 
 POINTS = {"rate": [0.5, -1.0, 2.0, 1.0, 0.25], "width": [3, 1, 2, 4, 5]}
 
@@ -65,6 +69,29 @@ def test_show_prints_it(stores, capsys):
     assert "finished" in capsys.readouterr().out
 
 
+def test_show_says_who_computes_what(stores, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(stores / "half", tmp_path / "half")
+    monkeypatch.setattr(leases, "is_dead", lambda word: b"gone" in word)
+    with leases.hold(leases.Leases(folder, lambda: store.finished(folder))) as held:
+        mine = held.chunks([1, 3], lambda n: None, lambda count: None)
+        assert next(mine) == 1
+        (path,) = (folder / "leases").iterdir()
+        word, _ = path.read_bytes().split(b"\n")
+        for name, n, host, seen in [("a", 5, "here", 5), ("b", 7, "gone", 9), ("b", 9, "gone", 9)]:
+            about = json.dumps({"host": host, "pid": 1, "token": name})
+            file = folder / "leases" / f"{n:06d}.0"
+            file.write_text(f'{about}\n{{"since": {time.time() - 61}, "finished": 12}}')
+            os.utime(file, (0.0, time.time() - seen))
+        (folder / "leases" / "000011.0").write_text("an older lease")
+        assert main(["sweep", "show", str(folder)]) == 0
+        table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    rows = {row.split()[0]: " ".join(row.split()[1:]) for row in table[2:]}
+    ours = rows.pop(f"{json.loads(word)['host']}:{os.getpid()}")
+    assert re.fullmatch(r"1 \d s ago \d s ago 0", ours)
+    assert rows == {"gone:1": "7 and 1 more 1 min 1 s ago ended 12", "here:1": "5 1 min 1 s ago 5 s ago 12"}
+    assert "worker" not in summary.show(summary.summarize(stores / "whole"))
+
+
 def test_watch_looks_until_it_is_finished(tmp_path, capsys, monkeypatch):
     def work(_):
         _run(tmp_path)
@@ -108,9 +135,9 @@ def test_outputs_can_be_chosen(stores, tmp_path, capsys):
 
 def test_a_grid_and_a_single_point_are_rows(tmp_path):
     sweep.run(lambda key, *, x: x**2, {"x": [1.0, 3.0]}, store=tmp_path / "grid")
-    assert export.rows(store.open(tmp_path / "grid")).values.tolist() == [[1, 0, 1], [3, 0, 9]]
+    assert export.rows(store.open(tmp_path / "grid"), ["x"]).values.tolist() == [[1, 0, 1], [3, 0, 9]]
     sweep.run(lambda key: {"y": 2.0}, {}, store=tmp_path / "one")
-    assert export.rows(store.open(tmp_path / "one")).values.tolist() == [[0, 0, 2]]
+    assert export.rows(store.open(tmp_path / "one"), []).values.tolist() == [[0, 0, 2]]
 
 
 @pytest.mark.parametrize(("to", "package"), [("parquet", "pyarrow"), ("zarr", "zarr")])
