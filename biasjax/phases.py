@@ -137,8 +137,8 @@ def order_parameters(
 def critical_line(activation: gaussian.Function, sigma_b: ArrayLike = 0.0, *, slots: int = 4) -> CriticalLine:
     """Weight scales at which chi_1 = 1, the edge of chaos: at most ``slots`` for each bias scale.
 
-    The first slot is empty, that is infinite, where no such point is stable; ``count`` is 0 where there is
-    none at all (ReLU with a bias).
+    Plot ``sigma_w[..., 0]``, and dashed ``sigma_w[..., 1]``: the first slot is empty, that is infinite, where
+    no such point is stable. ``count`` is 0 where there is none at all (ReLU with a bias).
 
     Examples
     --------
@@ -218,8 +218,10 @@ def _order_parameters(
     c, chi_c, xi_c = (jnp.where(blind, jnp.nan, x) for x in (c, chi_c, xi_c))
     q, xi_q = jnp.where(blind & limit, jnp.nan, q), jnp.where(jnp.isnan(slope), jnp.nan, xi_q)
     status = jnp.where(numbers & ~blind, status, UNRESOLVED)
-    found = OrderParameters(q, slope, chi_1, c, chi_c, xi_q, xi_c, status)
-    return jax.tree.map(lambda x: x if x is status else jnp.where(numbers, x, jnp.nan), found)
+    q, slope, chi_1, c, chi_c, xi_q, xi_c = (
+        jnp.where(numbers, x, jnp.nan) for x in (q, slope, chi_1, c, chi_c, xi_q, xi_c)
+    )
+    return OrderParameters(q, slope, chi_1, c, chi_c, xi_q, xi_c, status)
 
 
 def _approached(

@@ -150,7 +150,8 @@ def _cells(grid: jax.Array, r: jax.Array, dr: jax.Array) -> _Cells:
     cut = grid[:-1] + x * step
     ends = jnp.broadcast_to(grid, r.shape)
     halves = (ends[..., :-1], cut), (cut, ends[..., 1:]), (r0, middle), (middle, r1)
-    return _Cells(*(jnp.stack(pair, -1).reshape(*r.shape[:-1], -1) for pair in halves))
+    shape = *r.shape[:-1], 2 * (grid.size - 1)
+    return _Cells(*(jnp.stack(pair, -1).reshape(shape) for pair in halves))
 
 
 def _sign(r: jax.Array) -> jax.Array:
