@@ -33,6 +33,7 @@ __all__ = [
     "key",
     "number",
     "positive_int",
+    "real",
     "record",
     "sizes",
 ]
@@ -128,6 +129,21 @@ def sizes(what: str, values: Any, low: int = 1) -> tuple[int, ...]:
     return tuple(positive_int(what, value, low) for value in values)
 
 
+def real(what: str, value: Any, expected: str = "a real number, or an array of them") -> Any:
+    """Return ``value`` as an array of numpy, or traced as it is, if it is of real numbers, else raise.
+
+    Examples
+    --------
+    >>> real("factor", "0.5")
+    Traceback (most recent call last):
+    TypeError: factor: expected a real number, or an array of them, got '0.5'. Convert it first.
+    """
+    known = value if isinstance(value, jax.core.Tracer) else _as_numpy(value)
+    if known is None or not _is_real(known.dtype):
+        fail(what, expected, _shown(value), "Convert it first.", TypeError)
+    return known
+
+
 def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) -> Any:
     """Return ``value`` unchanged, or raise when a known entry is NaN or outside [``low``, ``high``].
 
@@ -140,9 +156,7 @@ def in_range(what: str, value: Any, low: float = -np.inf, high: float = np.inf) 
     ValueError: epsilon: expected a number in [0.0, inf], got -1e-05. Give a value in that range.
     """
     expected = f"a number in [{low}, {high}]"
-    known = value if isinstance(value, jax.core.Tracer) else _as_numpy(value)
-    if known is None or not _is_real(known.dtype):
-        fail(what, expected, _shown(value), "Give a real number, or an array of them.", TypeError)
+    known = real(what, value, expected)
     if isinstance(known, jax.core.Tracer):
         return value
     known = known.astype(np.float64)

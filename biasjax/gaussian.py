@@ -23,9 +23,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from biasjax import activations, check
-from biasjax._theory import quadrature
-from biasjax._theory.arguments import floats
+from biasjax import check
+from biasjax._theory import quadrature, sines
+from biasjax._theory.arguments import activation, ranged
 from biasjax._theory.compiling import compiled
 from biasjax._theory.quadrature import legendre
 from biasjax.activations import Activation
@@ -59,12 +59,15 @@ def derivative(f: Function) -> Activation:
     >>> derivative("relu")(jnp.array([-2.0, 3.0]))
     Array([0., 1.], dtype=float32)
     """
-    return _derivative(activations.get(f))
+    return _derivative(activation(f))
 
 
 # One object per function, so that compiled expectations of derivatives are found again
 @functools.lru_cache(maxsize=256)
 def _derivative(f: Activation) -> Activation:
+    if f.fn is jnp.sin:
+        return Activation(jnp.cos, f.kinks)
+
     def slope(x: jax.Array) -> jax.Array:
         return jax.jvp(f.fn, (x,), (jnp.ones_like(x),))[1]
 
@@ -74,7 +77,9 @@ def _derivative(f: Activation) -> Activation:
 def expectation(f: Function, sigma: ArrayLike = 1.0) -> jax.Array:
     """E[f(u)] for u ~ N(0, sigma^2).
 
-    Right to 1e-6 in float32 up to ``sigma`` of 10, and further for functions that do not oscillate.
+    Right to 1e-6 in float32 up to ``sigma`` of 10, and further for functions that do not oscillate. NaN where
+    the quadrature does not resolve f: it oscillates (sin from ``sigma`` of 20 on), jumps where no kink was
+    declared, has no integral, or grows too fast.
 
     Examples
     --------
@@ -85,9 +90,8 @@ def expectation(f: Function, sigma: ArrayLike = 1.0) -> jax.Array:
     ----------
     Poole et al., arXiv 1606.05340.
     """
-    f = activations.get(f)
-    (sigma,), dtype = floats(check.in_range("sigma", sigma, low=0.0))
-    return _expectation(f, sigma).astype(dtype)
+    (sigma,), dtype = ranged(sigma=sigma)
+    return _expectation(activation(f, dtype), sigma).astype(dtype)
 
 
 def joint_expectation(
@@ -118,13 +122,12 @@ def joint_expectation(
     ----------
     Price, IRE Trans. Inf. Theory 4 (1958) 69; Cho & Saul (2009).
     """
-    f, g = activations.get(f), activations.get(g)
     sigma_v = sigma_u if sigma_v is None else sigma_v
-    check.in_range("c", c, low=-1.0, high=1.0)
-    check.in_range("sigma_u", sigma_u, low=0.0)
-    check.in_range("sigma_v", sigma_v, low=0.0)
-    arrays, dtype = floats(c, sigma_u, sigma_v)
-    return _joint(f, g, *jnp.broadcast_arrays(*arrays)).astype(dtype)
+    arrays, dtype = ranged(c=c, sigma_u=sigma_u, sigma_v=sigma_v)
+    f, g = activation(f, dtype), activation(g, dtype)
+    if f == g and f.fn in sines.SIGNS:
+        return sines.covariance(f.fn, *arrays).astype(dtype)
+    return _joint(f, g, *arrays).astype(dtype)
 
 
 def hermite_coefficients(f: Function, sigma: ArrayLike = 1.0, *, degree: int = 512) -> jax.Array:
@@ -152,8 +155,8 @@ def hermite_coefficients(f: Function, sigma: ArrayLike = 1.0, *, degree: int = 5
     ----------
     Daniely et al., arXiv 1602.05897 (dual activations).
     """
-    f = activations.get(f)
-    (sigma,), dtype = floats(check.in_range("sigma", sigma, low=0.0))
+    (sigma,), dtype = ranged(sigma=sigma)
+    f = activation(f, dtype)
     if check.positive_int("degree", degree) > 1024:
         check.fail(
             "degree", "at most 1024 coefficients", degree, "Use joint_expectation for kinked functions."
@@ -186,8 +189,10 @@ def _hermite_table(degree: int) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 @compiled(static=1)
 def _expectation(f: Activation, sigma: jax.Array) -> jax.Array:
-    z, weights = quadrature.line(f.kinks, jnp.zeros_like(sigma), sigma)
-    return jnp.sum(weights * f(sigma[..., None] * z), axis=-1)
+    edges = quadrature.edges(f.kinks, jnp.zeros_like(sigma), sigma, panels=quadrature.FINE)
+    z, weights = quadrature.nodes(edges)
+    terms = weights * f(sigma[..., None, None] * z)
+    return jnp.sum(terms, axis=(-2, -1)) * jnp.where(quadrature.resolved(terms), 1.0, jnp.nan)
 
 
 @compiled(static=2)

@@ -36,9 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from biasjax import activations, check, gaussian
-from biasjax._theory import moments
-from biasjax._theory.arguments import inputs
+from biasjax import check, gaussian
+from biasjax._theory import arguments, moments
+from biasjax._theory.arguments import floats, ranged
 
 __all__ = [
     "backward",
@@ -71,8 +71,8 @@ def variance_map(
     >>> bool(jnp.isclose(variance_map("relu", 3.0, jnp.sqrt(2.0)), 3.0))
     True
     """
-    act = activations.get(activation)
-    (sigma_w, sigma_b, q), dtype = inputs(sigma_w, sigma_b, q=q)
+    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
+    act = arguments.activation(activation, dtype)
     return (sigma_w**2 * moments.second_moment(act, q) + sigma_b**2).astype(dtype)
 
 
@@ -94,9 +94,10 @@ def correlation_map(
     >>> bool(jnp.isclose(correlation_map("relu", 0.0, 1.0, jnp.sqrt(2.0)), 1 / jnp.pi))
     True
     """
-    act = activations.get(activation)
     q_other = q if q_other is None else q_other
-    (sigma_w, sigma_b, q, q_other, c), dtype = inputs(sigma_w, sigma_b, q=q, q_other=q_other, c=c)
+    scales = {"sigma_w": sigma_w, "sigma_b": sigma_b, "q": q, "q_other": q_other, "c": c}
+    (sigma_w, sigma_b, q, q_other, c), dtype = ranged(**scales)
+    act = arguments.activation(activation, dtype)
     covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q), jnp.sqrt(q_other))
     above = [sigma_w**2 * moments.second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
     norm = jnp.sqrt(above[0]) * jnp.sqrt(above[1])
@@ -127,8 +128,8 @@ def trajectory(
     >>> print(jnp.sqrt(q[jnp.array([0, 1, 2, 50])]))
     [1.41421... 1.0618... 1.035... 1.0334...]
     """
-    act = activations.get(activation)
-    (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
+    (sigma_w, sigma_b, q, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
+    act = arguments.activation(activation, dtype)
 
     def above(q: jax.Array, c: jax.Array) -> _Layer:
         return variance_map(act, q, sigma_w, sigma_b), correlation_map(act, c, q, sigma_w, sigma_b)
@@ -179,15 +180,17 @@ def conv_trajectory(
     Xiao et al., arXiv 1806.05393.
     """
     check.choice("padding", padding, ("CIRCULAR", "SAME"))
-    act = activations.get(activation)
-    (sigma_w, sigma_b, q, c), dtype = inputs(sigma_w, sigma_b, q=q, c=c)
-    window = jnp.asarray(window, q.dtype)
-    if window.ndim != 1 or window.size % 2 == 0:
-        check.fail("window", "an odd number of weights", window.shape, "E.g. [1 / 3, 1 / 3, 1 / 3].")
+    (sigma_w, sigma_b, q, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
+    act = arguments.activation(activation, dtype)
+    shares = ranged(window=window)[0][0].astype(q.dtype)
+    if shares.ndim != 1 or shares.size % 2 == 0:
+        check.fail("window", "an odd number of weights", shares.shape, "E.g. [1 / 3, 1 / 3, 1 / 3].")
+    if q.ndim == 0:
+        check.fail("q", "the variances of all positions, (..., positions)", "one number", "See trajectory.")
 
     def above(q: jax.Array, c: jax.Array) -> _Layer:
         both = moments.second_moment(act, q), gaussian.joint_expectation(act, act, c, jnp.sqrt(q))
-        q, covariance = (sigma_w**2 * _mean_of_window(x, window, padding) + sigma_b**2 for x in both)
+        q, covariance = (sigma_w**2 * _mean_of_window(x, shares, padding) + sigma_b**2 for x in both)
         return q, jnp.clip(jnp.where(q > 0, covariance / jnp.where(q > 0, q, 1), 0), -1, 1)
 
     return _iterate(above, q, c, depth, dtype)
@@ -215,25 +218,28 @@ def fluctuations(
     --------
     In a linear network relative variances of 2 / width per layer add up:
 
-    >>> print(fluctuations("linear", jnp.ones(3), 1.0, width=100) ** 2)
+    >>> print((fluctuations("linear", jnp.ones(3), 1.0, width=100) ** 2).round(4))
     [0.02 0.04 0.06]
 
     References
     ----------
     Roberts, Yaida & Hanin, arXiv 2106.10165, chapter 4.
     """
-    act = activations.get(activation)
+    check.in_range("width", width, low=1.0)
+    (sigma_w, q, width), dtype = ranged(sigma_w=sigma_w, q=q, width=width)
+    act = arguments.activation(activation, dtype)
     square = moments.square(act)
-    (sigma_w, _, q), dtype = inputs(sigma_w, 0.0, q=q)
+    if q.ndim == 0:
+        check.fail("q", "the variances of all layers, (depth, ...)", "one number", "See trajectory.")
 
-    def layer(variance: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        q, sigma_w = at
+    def layer(variance: jax.Array, at: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        q, sigma_w, width = at
         moment, slope = jax.jvp(functools.partial(moments.second_moment, act), (q,), (jnp.ones_like(q),))
         scatter = gaussian.expectation(moments.square(square), jnp.sqrt(q)) - moment**2
         above = sigma_w**4 * (slope**2 * variance + scatter / width)
         return above, variance + 2 * q**2 / width
 
-    _, variances = jax.lax.scan(layer, jnp.zeros_like(q[0]), (q, sigma_w))
+    _, variances = jax.lax.scan(layer, jnp.zeros(q.shape[1:], q.dtype), (q, sigma_w, width))
     return jnp.sqrt(variances).astype(dtype)
 
 
@@ -245,9 +251,9 @@ def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: Arra
     >>> bool(jnp.isclose(chi("relu", 5.0, jnp.sqrt(2.0)), 1.0))
     True
     """
-    act = activations.get(activation)
     whole = isinstance(c, (int, float)) and c == 1
-    (sigma_w, _, q, c), dtype = inputs(sigma_w, 0.0, q=q, c=c)
+    (sigma_w, q, c), dtype = ranged(sigma_w=sigma_w, q=q, c=c)
+    act = arguments.activation(activation, dtype)
     moment = moments.slope_moment(act, q) if whole else moments.slope_covariance(act, c, q)
     return (sigma_w**2 * moment).astype(dtype)
 
@@ -269,9 +275,11 @@ def backward(log_growth: ArrayLike) -> jax.Array:
     >>> print(backward(jnp.array([0.5, 1.0, 2.0])))
     [3.5 3. 2. 0. ]
     """
-    log_growth = jnp.asarray(log_growth)
-    above = jax.lax.cumsum(log_growth, reverse=True)
-    return jnp.pad(above, [(0, 1)] + [(0, 0)] * (above.ndim - 1))
+    (growth,), dtype = floats(log_growth=log_growth)
+    if growth.ndim == 0:
+        check.fail("log_growth", "the factors of all layers, (depth - 1, ...)", "one number", "Stack them.")
+    above = jax.lax.cumsum(growth, reverse=True)
+    return jnp.pad(above, [(0, 1)] + [(0, 0)] * (above.ndim - 1)).astype(dtype)
 
 
 def _iterate(

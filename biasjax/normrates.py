@@ -26,8 +26,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from biasjax import _text, activations, check, gaussian, meanfield
-from biasjax._theory import batches, moments
-from biasjax._theory.arguments import floats, inputs
+from biasjax._theory import arguments, batches, moments
+from biasjax._theory.arguments import ranged
 
 __all__ = [
     "PLACES",
@@ -85,18 +85,16 @@ def batch_norm(
     >>> print(f"{batch_norm('linear', 8.0):.4f} {batch_norm('relu', 8.0):.4f}")
     1.2000 1.7882
     """
-    act = activations.get(activation)
     check.choice("place", place, PLACES)
+    (size, sigma_w, sigma_b), dtype = ranged(batch_size=batch_size, sigma_w=sigma_w, sigma_b=sigma_b)
     _check_batch(batch_size)
-    check.in_range("sigma_w", sigma_w, low=0.0)
-    check.in_range("sigma_b", sigma_b, low=0.0)
-    (size, sigma_w, sigma_b), dtype = floats(batch_size, sigma_w, sigma_b)
+    act = arguments.activation(activation, dtype)
     if act == activations.get("linear"):
-        rate = (size - 2) / (size - 3) + jnp.zeros_like(sigma_w * sigma_b)
+        rate = (size - 2) / (size - 3)
     elif place == "before":
-        rate = batches.rate_before(act, size) + jnp.zeros_like(sigma_w * sigma_b)
+        rate = batches.rate_before(act, size)
     else:
-        rate = batches.rate_after(act, _one_integer(batch_size), *jnp.broadcast_arrays(sigma_w, sigma_b))
+        rate = batches.rate_after(act, _one_integer(batch_size), sigma_w, sigma_b)
     return rate.astype(dtype)
 
 
@@ -111,8 +109,8 @@ def batch_norm_relu(batch_size: ArrayLike) -> jax.Array:
     >>> print(f"{batch_norm_relu(8.0):.4f}")
     1.7882
     """
+    (size,), dtype = ranged(batch_size=batch_size)
     _check_batch(batch_size)
-    (size,), dtype = floats(batch_size)
     c = -1 / (size - 1)
     angle = jnp.pi - jnp.arccos(c)
     kernel, slope = (jnp.sqrt(1 - c**2) + c * angle) / jnp.pi, angle / jnp.pi
@@ -138,9 +136,10 @@ def layer_norm(
     >>> print(f"{layer_norm('tanh'):.4f} {layer_norm('relu', place='after'):.4f}")
     1.1778 1.4669
     """
-    act = activations.get(activation)
     check.choice("place", place, PLACES)
-    (sigma_w, sigma_b), dtype = inputs(sigma_w, sigma_b)
+    check.flags(centred=centred)
+    (sigma_w, sigma_b), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b)
+    act = arguments.activation(activation, dtype)
     if place == "before":
         one = jnp.ones_like(sigma_w)
         variance = sigma_w**2 * moments.second_moment(act, one) + sigma_b**2
@@ -174,11 +173,12 @@ def layer_norm_correlation(
     >>> print(f"{jax.grad(lambda c: layer_norm_correlation('tanh', c))(1.0):.4f}")
     1.1778
     """
-    act = activations.get(activation)
     check.choice("place", place, PLACES)
+    check.flags(centred=centred)
     if place == "before":
-        return meanfield.correlation_map(act, c, 1.0, sigma_w, sigma_b)
-    (sigma_w, sigma_b, c), dtype = inputs(sigma_w, sigma_b, c=c)
+        return meanfield.correlation_map(activation, c, 1.0, sigma_w, sigma_b)
+    (sigma_w, sigma_b, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, c=c)
+    act = arguments.activation(activation, dtype)
     q = sigma_w**2 + sigma_b**2
     root = jnp.sqrt(q)
     shift = gaussian.expectation(act, root) ** 2 if centred else 0.0
@@ -200,9 +200,10 @@ def residual(
     >>> residual("relu", 1.0, 1.0, 0.5)
     Residual(q=1.75, rate=1.5)
     """
-    act = activations.get(activation)
+    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
+    act = arguments.activation(activation, dtype)
     above = meanfield.variance_map(act, q, sigma_w, sigma_b)
-    return Residual(jnp.asarray(q) + above, 1 + meanfield.chi(act, q, sigma_w))
+    return Residual((q + above).astype(dtype), (1 + meanfield.chi(act, q, sigma_w)).astype(dtype))
 
 
 def _check_batch(batch_size: ArrayLike) -> None:
@@ -215,7 +216,7 @@ def _check_batch(batch_size: ArrayLike) -> None:
 
 
 def _one_integer(batch_size: ArrayLike) -> int:
-    if isinstance(batch_size, jax.core.Tracer) or np.ndim(batch_size):
+    if isinstance(batch_size, jax.core.Tracer) or np.ndim(batch_size) or np.asarray(batch_size) % 1:
         fix = 'It is a dimension of the integral with place="after".'
         check.fail("batch_size", "one integer", batch_size, fix)
-    return int(np.asarray(batch_size))
+    return check.positive_int("batch_size", int(np.asarray(batch_size)))

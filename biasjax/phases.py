@@ -1,8 +1,9 @@
 """Fixed points, phases and depth scales of wide random networks, and the edge of chaos.
 
 `meanfield` has the maps of variance and correlation from layer to layer; here they are followed to the end.
-Arguments mean the same as there. Everything broadcasts, works under `jax.jit` and `jax.vmap`, shares the
-Gaussian moments of a whole phase diagram, and holds no NaN: where there is no fixed point, a status says so.
+Arguments mean the same as there. Everything broadcasts, works under `jax.jit` and `jax.vmap`, and shares the
+Gaussian moments of a whole phase diagram. Where there is no fixed point a status says so, and another one
+where there is no answer: what is not known is NaN there, and nowhere else.
 
 References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
 Hayou et al., arXiv 1902.06853.
@@ -18,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from biasjax import _text, activations, check, gaussian, meanfield
-from biasjax._theory import correlation, moments, variance
-from biasjax._theory.arguments import inputs
+from biasjax import _text, check, gaussian
+from biasjax._theory import arguments, correlation, moments, roots, variance
+from biasjax._theory.arguments import floats, ranged
 from biasjax._theory.compiling import compiled
 from biasjax._theory.variance import CriticalLine, FixedPoints
 from biasjax.activations import Activation
@@ -30,6 +31,7 @@ __all__ = [
     "DIVERGES",
     "NEUTRAL",
     "STATUSES",
+    "UNRESOLVED",
     "VANISHES",
     "CriticalLine",
     "FixedPoints",
@@ -46,8 +48,8 @@ def __dir__() -> list[str]:
 
 
 # What the variance does when the map is iterated; results hold positions in this tuple
-STATUSES = ("converges", "vanishes", "diverges", "neutral")
-CONVERGES, VANISHES, DIVERGES, NEUTRAL = range(4)
+STATUSES = ("converges", "vanishes", "diverges", "neutral", "unresolved")
+CONVERGES, VANISHES, DIVERGES, NEUTRAL, UNRESOLVED = range(5)
 
 # Variance that stands for the limit infinity; its cube stays finite in float32
 _Q_INFINITY = 1e10
@@ -73,7 +75,9 @@ class OrderParameters(NamedTuple):
     xi_q, xi_c
         Depth scales in layers, infinite where the approach is no longer exponential.
     status
-        Position in `STATUSES`. Where q diverges, all else is the limit q -> infinity.
+        Position in `STATUSES`. Where q diverges, all else is the limit q -> infinity. "unresolved" where the
+        quadrature of `gaussian.expectation` does not resolve the activation at q (which may need its kinks
+        declared) or a traced argument is no finite number from 0 on.
     """
 
     q: jax.Array
@@ -105,9 +109,9 @@ def fixed_points(
     >>> print(points.q, points.stable)
     [0. ... inf inf] [ True False False False]
     """
-    act = activations.get(activation)
     check.positive_int("slots", slots)
-    (sigma_w, sigma_b), dtype = inputs(sigma_w, sigma_b)
+    (sigma_w, sigma_b), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b)
+    act = arguments.activation(activation, dtype)
     return _cast(variance.fixed_points(act, slots, sigma_w, sigma_b), dtype)
 
 
@@ -125,40 +129,48 @@ def order_parameters(
     >>> print(f"{deep.q:.4f} {deep.chi_1:.4f} {deep.c:.3f} {deep.xi_c:.1f} {STATUSES[deep.status]}")
     0.7218 1.0477 0.744 25.2 converges
     """
-    act = activations.get(activation)
-    (sigma_w, sigma_b, q), dtype = inputs(sigma_w, sigma_b, q=q)
+    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
+    act = arguments.activation(activation, dtype)
     return _cast(_order_parameters(act, sigma_w, sigma_b, q), dtype)
 
 
 def critical_line(activation: gaussian.Function, sigma_b: ArrayLike = 0.0, *, slots: int = 4) -> CriticalLine:
     """Weight scales at which chi_1 = 1, the edge of chaos: at most ``slots`` for each bias scale.
 
-    ``count`` is 0 where there is none (ReLU with a bias).
+    Plot ``sigma_w[..., 0]``, and dashed ``sigma_w[..., 1]``: the first slot is empty, that is infinite, where
+    no such point is stable. ``count`` is 0 where there is none at all (ReLU with a bias).
 
     Examples
     --------
-    >>> line = critical_line("tanh", jnp.sqrt(0.05))
-    >>> print(f"{line.sigma_w[0] ** 2:.4f} {line.stable[0]}")
-    1.7610 True
+    >>> print(critical_line("tanh", jnp.sqrt(0.05)).sigma_w[:2] ** 2)
+    [1.7609... inf]
+
+    GELU has one from which the variance runs away:
+
+    >>> line = critical_line("gelu", 0.3)
+    >>> print(line.sigma_w[:2], line.stable[:2])
+    [ inf 1.45...] [False False]
     """
-    act = activations.get(activation)
     check.positive_int("slots", slots)
-    (_, sigma_b), dtype = inputs(1.0, sigma_b)
+    (sigma_b,), dtype = ranged(sigma_b=sigma_b)
+    act = arguments.activation(activation, dtype)
     return _cast(variance.critical_line(act, slots, sigma_b), dtype)
 
 
 def depth_scale(factor: ArrayLike) -> jax.Array:
-    """Layers over which ``factor ** depth`` decays by e: -1 / ln |factor|, infinite from 1 on.
+    """Layers over which ``factor ** depth`` decays by e: -1 / ln |factor|, infinite from 1 on, NaN of NaN.
 
     Examples
     --------
     >>> print(depth_scale(jnp.array([0.0, 0.5, 1.0, 2.0])))
     [0.        1.442695       inf       inf]
     """
-    factor = jnp.abs(jnp.asarray(factor))
+    (factor,), dtype = floats(factor=factor)
+    factor = jnp.abs(factor)
     decays = (factor > 0) & (factor < 1)
     scale = -1 / jnp.log(jnp.where(decays, factor, 0.5))
-    return jnp.where(decays, scale, jnp.where(factor == 0, 0.0, jnp.inf))
+    limit = jnp.where(factor >= 1, jnp.inf, factor)
+    return jnp.where(decays, scale, limit).astype(dtype)
 
 
 def _cast(results: _Results, dtype: Any) -> _Results:
@@ -174,15 +186,18 @@ def _cast(results: _Results, dtype: Any) -> _Results:
 def _order_parameters(
     act: Activation, sigma_w: jax.Array, sigma_b: jax.Array, q_start: jax.Array
 ) -> OrderParameters:
+    numbers = variance.known(sigma_w, sigma_b) & (q_start >= 0) & jnp.isfinite(q_start)
+    sigma_w, sigma_b, q_start = (jnp.where(numbers, x, 1.0) for x in (sigma_w, sigma_b, q_start))
     q, status = _approached(act, sigma_w, sigma_b, q_start)
     limit = status == DIVERGES
     inside = jnp.where(limit, _Q_INFINITY, jnp.maximum(q, variance.Q_ZERO))
-    slope = sigma_w**2 * variance.slope_of(act, jnp.log(inside))
-    chi_1 = sigma_w**2 * moments.slope_moment(act, inside)
-    above = sigma_w**2 * moments.second_moment(act, inside) + sigma_b**2
+    slope = roots.times(sigma_w**2, variance.slope_of(act, jnp.log(inside)))
+    chi_1 = roots.times(sigma_w**2, moments.slope_moment(act, inside))
+    above = _above(act, inside, sigma_w, sigma_b)
     # phi grows so fast that its moments overflow: correlations are lost at once
-    wild = ~(jnp.isfinite(above) & jnp.isfinite(slope) & jnp.isfinite(chi_1))
+    wild = jnp.isinf(above) | jnp.isinf(slope) | jnp.isinf(chi_1)
     slope, chi_1 = (jnp.where(wild, jnp.inf, x) for x in (slope, chi_1))
+    blind = jnp.isnan(slope) | jnp.isnan(chi_1) | jnp.isnan(above)
 
     # f(1) = 1, where f is the correlation map, is stable iff f'(1) <= 1. Where the variance vanishes or runs
     # away, f tends to the identity or to f'(1) = 1 (for ReLU-like phi)
@@ -191,15 +206,21 @@ def _order_parameters(
     tolerance = jnp.where(limit | (status == VANISHES), variance.LIMIT_TOLERANCE, eps)
     ordered = jnp.where(wild, jnp.inf, chi_1 * inside / scale) <= 1 + tolerance
     a, b = sigma_w**2 / scale, sigma_b**2 / scale
-    c, map_slope = correlation.fixed_point(act, inside, a, b, ordered | wild)
+    c, map_slope = correlation.fixed_point(act, inside, a, b, ordered | wild | blind)
     c = jnp.where(ordered, 1.0, jnp.clip(c, 0.0, 1.0))
     chi_c = jnp.where(wild, jnp.inf, jnp.where(ordered, chi_1, map_slope * scale / inside))
 
     # Where q does not stand still, the correlation's rate is that of the covariance over the variance
     rate = jnp.where(wild, 0.0, jnp.where(limit, chi_c * inside / above, chi_c))
     edge = 1 - jnp.where(limit, variance.LIMIT_TOLERANCE, eps)
-    xi_q = depth_scale(jnp.where((jnp.abs(slope) < edge) & ~limit, slope, 1.0))
+    xi_q = depth_scale(jnp.where((jnp.abs(slope) >= edge) | limit, 1.0, slope))
     xi_c = depth_scale(jnp.where(rate < edge, rate, 1.0))
+    c, chi_c, xi_c = (jnp.where(blind, jnp.nan, x) for x in (c, chi_c, xi_c))
+    q, xi_q = jnp.where(blind & limit, jnp.nan, q), jnp.where(jnp.isnan(slope), jnp.nan, xi_q)
+    status = jnp.where(numbers & ~blind, status, UNRESOLVED)
+    q, slope, chi_1, c, chi_c, xi_q, xi_c = (
+        jnp.where(numbers, x, jnp.nan) for x in (q, slope, chi_1, c, chi_c, xi_q, xi_c)
+    )
     return OrderParameters(q, slope, chi_1, c, chi_c, xi_q, xi_c, status)
 
 
@@ -209,10 +230,16 @@ def _approached(
     """Variance that iteration from ``q_start`` approaches, and its status."""
     found = variance.fixed_points(act, 4, sigma_w, sigma_b)
     # V increases, so iteration walks from q_start to the next root in the direction of V(q) - q
-    rises = meanfield.variance_map(act, q_start, sigma_w, sigma_b) >= q_start
+    first = _above(act, q_start, sigma_w, sigma_b)
     start = q_start[..., None]
     above = jnp.min(jnp.where(found.q >= start, found.q, jnp.inf), axis=-1)
     below = jnp.max(jnp.where(found.q <= start, found.q, 0.0), axis=-1)
-    q = jnp.where(found.neutral, q_start, jnp.where(rises, above, below))
+    q = jnp.where(found.neutral, q_start, jnp.where(first >= q_start, above, below))
     status = jnp.where(q == 0, VANISHES, jnp.where(jnp.isinf(q), DIVERGES, CONVERGES))
+    q = jnp.where(jnp.isnan(first), jnp.nan, q)
     return q, jnp.where(found.neutral, NEUTRAL, status).astype(jnp.int32)
+
+
+def _above(act: Activation, q: jax.Array, sigma_w: jax.Array, sigma_b: jax.Array) -> jax.Array:
+    """V(q), also where phi^2 overflows but sigma_w is zero."""
+    return roots.times(sigma_w**2, moments.second_moment(act, q)) + sigma_b**2

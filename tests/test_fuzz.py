@@ -30,11 +30,7 @@ BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
 
 KNOWN = {
     "audit": "traces and computes with the caller's own function",
-    "gaussian": "floats of strings and functions",
     "jacobian": "computes what it checks",
-    "meanfield": "backward, fluctuations of scalars; second_moment of what is no activation; huge integers",
-    "normrates": "batch_norm_relu of what is no number; residual of booleans",
-    "phases": "depth_scale of other shapes and booleans; fixed_points with no slots",
     "propagation": "growth of what is no DataArray",
     "store": "paths that are none, in Python's words",
     "submit": "starts processes",
@@ -170,6 +166,16 @@ RIGHT = {
     "order": ["dense-bn-relu", "conv"],
     "titles": [["loss", "accuracy"]],
     "size": [(2.0, 1.0)],
+    "normrates.batch_size": [8, 16.0],
+    "place": ["before", "after"],
+    "window": [[0.25, 0.5, 0.25], [1.0]],
+    "fluctuations.q": [TABLE],
+    "conv_trajectory.q": [TABLE],
+    "conv_trajectory.padding": ["SAME", "CIRCULAR"],
+    "c": [0.5, 1.0, -0.3],
+    "q_other": [2.0],
+    "gaussian.f": [*activations.NAMES],
+    "gaussian.g": [*activations.NAMES],
 }
 # What a check is told by this library itself
 TOLD = {"what": "x", "choices": ("a", "b"), "low": 0, "high": 1.0, "kind": linear.Linear, "fix": "Mend it."}

@@ -120,6 +120,51 @@ def test_joint_expectation_matches_quadrature_on_two_axes(name, c, x64):
         chex.assert_trees_all_close(got, expected, rtol=1e-7, atol=1e-9)
 
 
+def test_slopes_are_resolved_at_every_scale():
+    sigma = jnp.geomspace(1e-5, 1e5, 41)
+    for name in set(NUMPY) - {"sin", "erf"}:
+        assert jnp.isfinite(_mean_square(gaussian.derivative(name), sigma)).all(), name
+    # E[erf'^2] = 4 / (pi sqrt(1 + 4 sigma^2))
+    expected = 4 / np.pi / np.sqrt(1 + 4 * np.square(sigma, dtype=np.float64))
+    chex.assert_trees_all_close(
+        _mean_square(gaussian.derivative("erf"), sigma), np.float32(expected), rtol=2e-6
+    )
+
+
+def _mean_square(act, sigma):
+    return gaussian.expectation(Activation(lambda x: act(x) ** 2, act.kinks), sigma)
+
+
+def test_what_is_not_resolved_is_nan(x64):
+    sigma = np.array([0.1, 1.0, 10.0, 14.0, 30.0, 1e3])
+    got = gaussian.expectation(lambda x: jnp.sin(x) ** 2, sigma)
+    chex.assert_trees_all_close(got[:4], -np.expm1(-2 * sigma[:4] ** 2) / 2, rtol=1e-9)
+    assert jnp.isnan(got[4:]).all()
+    # A jump that was not declared, an integral that is none, growth beyond the reach of the panels
+    for fn, at in (
+        (lambda x: jnp.where(x > 1, 1.0, 0.0), 0.5),
+        (lambda x: 1 / jnp.abs(x), 1.0),
+        (jnp.exp, 9.0),
+    ):
+        assert jnp.isnan(gaussian.expectation(fn, at))
+
+
+def test_sine_has_a_closed_form(x64):
+    c, sigma = np.array([-1.0, -0.3, 0.0, 1.0]), np.array([0.1, 1.0, 4.0])[:, None]
+    for fn in (jnp.sin, jnp.cos):
+        closed = gaussian.joint_expectation(fn, fn, c, sigma, 2 * sigma)
+        quadrature = gaussian.joint_expectation(lambda x, fn=fn: fn(x), fn, c, sigma, 2 * sigma)
+        chex.assert_trees_all_close(closed, quadrature, rtol=1e-8, atol=1e-12)
+    slope = jax.vmap(jax.grad(lambda c: gaussian.joint_expectation("sin", "sin", c, 0.7)))(c)
+    chex.assert_trees_all_close(slope, 0.49 * gaussian.joint_expectation(jnp.cos, jnp.cos, c, 0.7), rtol=1e-9)
+    # Without cancellation where the variance is small, or overflow where it is large
+    chex.assert_trees_all_close(gaussian.joint_expectation("sin", "sin", 0.5, 1e-6), 5e-13, rtol=1e-9)
+    chex.assert_trees_all_close(
+        gaussian.joint_expectation("sin", "sin", np.array([-1.0, -0.5, 0.5, 1.0]), 1e4),
+        jnp.array([-0.5, 0.0, 0.0, 0.5]),
+    )
+
+
 @pytest.mark.parametrize("name", NUMPY)
 def test_full_correlation_and_anticorrelation_reduce_to_one_dimension(name, x64):
     act = activations.get(name)
@@ -280,6 +325,9 @@ def test_bad_input_is_refused_before_compilation():
         gaussian.expectation("rleu")
     with pytest.raises(TypeError, match="a name or a callable"):
         gaussian.expectation(3.0)  # pyright: ignore[reportArgumentType]
+    for bad in (np.inf, np.nan, 1e300):
+        with pytest.raises(ValueError, match="sigma: expected a number in"):
+            gaussian.expectation("relu", bad)
     with pytest.raises(ValueError, match="at most 1024"):
         gaussian.hermite_coefficients("tanh", degree=2000)
     assert jax.jit(lambda s: gaussian.expectation("tanh", s))(-1.0).shape == ()

@@ -23,6 +23,7 @@ ROWS = (
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
     ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows"),
     ("_theory.arguments", "_theory.compiling", "_theory.quadrature", "_theory.roots"),
+    ("_theory.sines",),
     ("gaussian", "linear", "norms"),
     ("_theory.moments", "_theory.batches"),
     ("_theory.correlation", "_theory.variance"),

@@ -129,6 +129,18 @@ def test_bad_input_is_refused_before_compilation():
     ):
         with pytest.raises(ValueError, match="c: expected a number in"):
             fn(2.0)
+    for bad in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="sigma_w: expected a number in"):
+            meanfield.variance_map("relu", 1.0, bad)
+    for fn in (
+        lambda: meanfield.backward(1.0),
+        lambda: meanfield.fluctuations("relu", 1.0, 1.0, width=3),
+        lambda: meanfield.conv_trajectory("relu", 1.0, 0.0, 1.0, window=[1.0], depth=1),
+    ):
+        with pytest.raises(ValueError, match="got one number"):
+            fn()
+    with pytest.raises(ValueError, match="width: expected a number in"):
+        meanfield.fluctuations("relu", jnp.ones(2), 1.0, width=0)
     with pytest.raises(ValueError, match="depth: expected"):
         meanfield.trajectory("tanh", 1.0, 0.0, 1.0, depth=0)
     with pytest.raises(ValueError, match="padding: expected one of"):

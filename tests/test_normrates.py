@@ -151,6 +151,12 @@ def test_bad_input_is_refused_before_compilation():
         normrates.batch_norm("relu", 8, place="behind")
     with pytest.raises(ValueError, match="batch_size: expected one integer"):
         normrates.batch_norm("relu", np.array([8.0, 9.0]), place="after")
+    with pytest.raises(ValueError, match=r"batch_size: expected one integer, got 8\.5"):
+        normrates.batch_norm("relu", 8.5, place="after")
+    with pytest.raises(ValueError, match="batch_size: expected a number in"):
+        normrates.batch_norm("relu", np.inf)
+    with pytest.raises(TypeError, match="centred: expected True or False"):
+        normrates.layer_norm("relu", centred=1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="sigma_b: expected"):
         normrates.layer_norm("relu", 1.0, -1.0)
     with pytest.raises(ValueError, match="Did you mean"):

@@ -58,7 +58,9 @@ def test_critical_lines_match_the_reference(x64):
     chex.assert_trees_all_close(
         line.sigma_w[:, 0] ** 2, np.pi / 4 * jnp.sqrt(1 + 4 * line.q[:, 0]), rtol=1e-9
     )
-    assert line.stable[1:, 0].all()
+    # Also without bias, where the slope is 1 at q = 0
+    assert line.stable[:, 0].all()
+    assert line.resolved.all()
     assert (line.count == 1).all()
 
 
@@ -66,24 +68,94 @@ def test_relu_is_critical_without_bias_alone(x64):
     line = phases.critical_line("relu", np.array([0.0, 0.1]))
     chex.assert_trees_all_close(line.sigma_w[0, 0] ** 2, 2.0, rtol=1e-12)
     assert line.neutral.tolist() == [True, False]
+    assert not line.stable.any()
     assert line.count.tolist() == [1, 0]
     assert jnp.isinf(line.sigma_w[1]).all()
-    assert "count=[1, 0], neutral=[ True, False])" in repr(line)
+    assert "count=[1, 0], neutral=[ True, False], resolved=[ True,  True])" in repr(line)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_gelu_and_silu_are_critical_at_an_unstable_fixed_point(name, x64):
-    line = phases.critical_line(name, np.sqrt(0.05))
+    # Without bias the slope is 1 at q = 0, and the variance runs away, too
+    lines = phases.critical_line(name, np.sqrt(np.array([0.0, 0.05])))
+    assert lines.resolved.all()
+    assert lines.q[0, :2].tolist() == [np.inf, 0]
+    line = jax.tree.map(lambda x: x[1], lines)
     assert line.count == 1
-    assert not line.stable[0]
-    assert line.slope[0] > 1
-    sigma_w = line.sigma_w[0]
-    chex.assert_trees_all_close(meanfield.chi(name, line.q[0], sigma_w), 1.0, rtol=1e-9)
+    assert not lines.stable.any()
+    # The first slot, which users plot, is for what networks approach
+    assert jnp.isinf(line.sigma_w[0])
+    assert line.slope[1] > 1
+    sigma_w = line.sigma_w[1]
+    chex.assert_trees_all_close(meanfield.chi(name, line.q[1], sigma_w), 1.0, rtol=1e-9)
     points = phases.fixed_points(name, sigma_w, np.sqrt(0.05))
     assert points.count == 2
     assert points.stable[:2].tolist() == [True, False]
-    chex.assert_trees_all_close(points.q[1], line.q[0], rtol=1e-9)
-    assert "stable=[ True, False, False, False], count=2, neutral=False)" in repr(points)
+    chex.assert_trees_all_close(points.q[1], line.q[1], rtol=1e-9)
+    assert "stable=[ True, False, False, False], count=2, neutral=False, resolved=True)" in repr(points)
+
+
+def wavy(x):
+    return x * jax.nn.sigmoid(1.7 * x) + 0.1 * jnp.sin(x)
+
+
+def test_critical_points_are_critical_and_what_is_not_resolved_is_said():
+    # At large q the quadrature does not see every wave, and chi_1 strays by a percent: 82 crossings are none
+    line = phases.critical_line(wavy, 0.3, slots=100)
+    used = jnp.isfinite(line.q)
+    assert line.count == used.sum() == 1
+    assert not line.resolved
+    z, step = np.linspace(-9, 9, 20001, retstep=True)
+    density = step * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    for q, sigma_w in zip(line.q[used], line.sigma_w[used], strict=True):
+        x = jnp.asarray(np.sqrt(q) * z, jnp.float32)
+        value, slope = jax.jvp(wavy, (x,), (jnp.ones_like(x),))
+        chex.assert_trees_all_close(sigma_w**2 * np.sum(density * np.square(slope)), 1.0, rtol=1e-5)
+        chex.assert_trees_all_close(sigma_w**2 * np.sum(density * np.square(value)) + 0.09, q, rtol=1e-5)
+
+
+def test_sine_is_exact_at_every_scale_and_a_callable_unresolved():
+    sigma_w = np.array([2.0, 30.0, 3000.0])
+    deep = phases.order_parameters("sin", sigma_w, 0.3)
+    chex.assert_trees_all_close(deep.q[1:], np.float32(sigma_w[1:] ** 2 / 2 + 0.09), rtol=1e-6)
+    chex.assert_trees_all_close(deep.c[1:], 0.09 / deep.q[1:], rtol=1e-5)
+    mine = phases.order_parameters(lambda x: jnp.sin(x), sigma_w, 0.3)
+    chex.assert_trees_all_close([x[0] for x in mine], [x[0] for x in deep], rtol=2e-5)
+    assert mine.status[1:].tolist() == [phases.UNRESOLVED] * 2
+    assert all(jnp.isnan(x[1:]).all() for x in mine[:-1])
+
+
+def test_a_slope_without_mean_square_is_unresolved():
+    # E[1 / (4 |u|)] is infinite, but V(q) = sigma_w^2 E|u| + sigma_b^2 has a fixed point
+    def root(x):
+        return jnp.sqrt(jnp.abs(x))
+
+    deep = phases.order_parameters(root, 1.0, 0.3)
+    half = np.float32(np.sqrt(1 / (2 * np.pi)))
+    chex.assert_trees_all_close(deep.q, jnp.square(half + jnp.sqrt(half**2 + 0.09)), rtol=1e-5)
+    chex.assert_trees_all_close(deep.slope, half / jnp.sqrt(deep.q), rtol=1e-5)
+    assert deep.status == phases.UNRESOLVED
+    assert jnp.isnan(jnp.stack([deep.chi_1, deep.c, deep.chi_c, deep.xi_c])).all()
+
+
+def test_traced_scales_that_are_no_numbers_are_unresolved():
+    bad = jnp.array([jnp.nan, jnp.inf, -1.0, 1e30, 1.5])
+    deep = jax.jit(lambda w: phases.order_parameters("tanh", w, 0.3))(bad)
+    assert deep.status.tolist() == [phases.UNRESOLVED] * 4 + [phases.CONVERGES]
+    assert all(jnp.isnan(x).tolist() == [True] * 4 + [False] for x in deep[:-1])
+    points = jax.jit(lambda w: phases.fixed_points("tanh", w, 0.3))(bad)
+    line = jax.jit(lambda b: phases.critical_line("tanh", b))(bad)
+    for found in (points, line):
+        assert found.resolved.tolist() == [False] * 4 + [True]
+        assert found.count.tolist() == [0] * 4 + [1]
+        assert jnp.isinf(found.q[:4]).all()
+        assert not any(jnp.isnan(x).any() for x in found)
+
+
+def test_depth_scale_of_what_diverged():
+    scale = phases.depth_scale(np.array([0.5, 0.0, 3.0, np.inf, np.nan]))
+    expected = jnp.array([1 / np.log(2), 0, np.inf, np.inf, np.nan])
+    chex.assert_trees_all_close(scale, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["tanh", "relu", "selu", "gelu", "softplus", "sin", "linear"])
@@ -184,8 +256,8 @@ def test_a_users_callable_is_as_good_as_a_name(x64):
         return jnp.log1p(jnp.exp(-jnp.abs(x))) + jnp.maximum(x, 0)
 
     sigma_w = np.array([0.6, 1.2])
-    for fn in (phases.critical_line, phases.fixed_points):
-        chex.assert_trees_all_close(fn(mine, sigma_w), fn("softplus", sigma_w), rtol=1e-8)
+    line, named = (phases.critical_line(act, sigma_w) for act in (mine, "softplus"))
+    chex.assert_trees_all_close(line, named, rtol=1e-8)
     kinked = Activation(lambda x: jnp.where(x > 0, x, 0.01 * x), (0.0,))
     found, named = (phases.order_parameters(act, sigma_w, 0.3) for act in (kinked, "leaky_relu"))
     chex.assert_trees_all_close(found, named, rtol=1e-8)
@@ -225,6 +297,16 @@ def test_bad_input_is_refused_before_compilation():
         phases.critical_line("tanh", jnp.array([0.1, -0.1]))
     with pytest.raises(ValueError, match="Did you mean 'tanh'"):
         phases.fixed_points("tahn", 1.0)
+    for bad in (np.inf, np.nan, 1e300):
+        for fn in (phases.order_parameters, phases.fixed_points):
+            with pytest.raises(ValueError, match="sigma_w: expected a number in"):
+                fn("tanh", bad)
+        with pytest.raises(ValueError, match="sigma_b: expected a number in"):
+            phases.critical_line("tanh", bad)
+    with pytest.raises(ValueError, match="sigma_w, sigma_b, q: expected shapes that broadcast"):
+        phases.order_parameters("tanh", np.ones(2), np.ones(3))
+    with pytest.raises(TypeError, match="factor: expected a real number"):
+        phases.depth_scale("0.5")  # pyright: ignore[reportArgumentType]
     for fn in (phases.fixed_points, phases.critical_line):
         with pytest.raises(ValueError, match="slots: expected"):
             fn("tanh", 1.0, slots=0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from biasjax import gaussian
-from biasjax._theory import moments
+from biasjax._theory import moments, sines
 from biasjax.activations import Activation
 
 
@@ -22,7 +22,7 @@ def fixed_point(
 ) -> tuple[jax.Array, jax.Array]:
     """Solve c = f(c) where the answer is not ``known`` (c = 0 there): c and f'(c)."""
     c, slope, done = jnp.zeros_like(q), jnp.zeros_like(q), known
-    if not act.kinks:
+    if not act.kinks and act.fn not in sines.SIGNS:
         c, slope, done = _climb_series(act, q, a, b, known)
 
     # One network after the other, so that those that are done cost nothing

@@ -8,17 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from biasjax import gaussian
+from biasjax._theory import sines
 from biasjax.activations import Activation
 
 
 def second_moment(act: Activation, q: jax.Array) -> jax.Array:
     """E[phi(u)^2] for u ~ N(0, q)."""
+    if act.fn in sines.SIGNS:
+        return gaussian.joint_expectation(act, act, 1.0, jnp.sqrt(q))
     return gaussian.expectation(square(act), jnp.sqrt(q))
 
 
 def slope_moment(act: Activation, q: jax.Array) -> jax.Array:
     """E[phi'(u)^2] for u ~ N(0, q)."""
-    return gaussian.expectation(square(gaussian.derivative(act)), jnp.sqrt(q))
+    return second_moment(gaussian.derivative(act), q)
 
 
 def slope_covariance(act: Activation, c: jax.Array, q: jax.Array) -> jax.Array:

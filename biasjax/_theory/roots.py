@@ -17,6 +17,8 @@ import numpy as np
 
 # Roots are looked for between these, on a grid in log q
 Q_MIN, Q_MAX, _PER_DECADE = 1e-10, 1e10, 16
+# |r| at a root, which is rounding error, but finite where the quadrature stops to resolve m
+_SOLVED = 1e-3
 
 Moment = Callable[[jax.Array], jax.Array]
 
@@ -34,12 +36,16 @@ class Roots(NamedTuple):
         Number of roots in range, ``(...)``.
     neutral
         Whether r is zero everywhere, up to rounding.
+    resolved
+        Whether m is known on the whole grid, and r is zero at every root found. Where m is NaN, nothing
+        crosses.
     """
 
     t: jax.Array
     slope: jax.Array
     count: jax.Array
     neutral: jax.Array
+    resolved: jax.Array
 
 
 class _Cells(NamedTuple):
@@ -73,8 +79,10 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     """
     decades = round(math.log10(Q_MAX / Q_MIN))
     grid = jnp.asarray(np.linspace(math.log(Q_MIN), math.log(Q_MAX), decades * _PER_DECADE + 1), a.dtype)
-    r, dr = _on_grid(with_slope(m, grid), a[..., None], b[..., None] * jnp.exp(-grid))
-    neutral = jnp.all(_sign(r) == 0, axis=-1)
+    moment = with_slope(m, grid)
+    known = ~jnp.isnan(moment[0])
+    r, dr = _on_grid(moment, known, a[..., None], b[..., None] * jnp.exp(-grid))
+    neutral = jnp.all(_sign(r) == 0, axis=-1) & jnp.all(known)
     cells = _cells(grid, r, dr)
     sign_low, sign_high = _filled_signs(cells)
     crossing = (sign_low * sign_high < 0) & ~neutral[..., None]
@@ -86,9 +94,15 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     # Slot by slot: one that no network of a batch uses then costs nothing
     by_slot = [jnp.moveaxis(x, -1, 0) for x in (*brackets, used)]
     refine = functools.partial(_newton, functools.partial(_residual, m, a, b))
-    t, slope = jax.lax.map(lambda slot: refine(_Cells(*slot[:4]), *slot[4:]), by_slot)
-    t, slope = jnp.moveaxis(t, 0, -1), jnp.moveaxis(slope, 0, -1)
-    return Roots(jnp.where(used, t, jnp.inf), jnp.where(used, slope, 0.0), rank[..., -1], neutral)
+    found = jax.lax.map(lambda slot: refine(_Cells(*slot[:4]), *slot[4:]), by_slot)
+    t, slope, r = (jnp.moveaxis(x, 0, -1) for x in found)
+    solved = used & (jnp.abs(r) < _SOLVED)
+    missed = jnp.sum(used & ~solved, axis=-1, dtype=rank.dtype)
+    # Roots stay in the first slots
+    order = jnp.argsort(~solved, axis=-1)
+    t, slope = jnp.where(solved, t, jnp.inf), jnp.where(solved, slope, 0.0)
+    t, slope = (jnp.take_along_axis(x, order, axis=-1) for x in (t, slope))
+    return Roots(t, slope, rank[..., -1] - missed, neutral, jnp.all(known) & (missed == 0))
 
 
 def with_slope(fn: Moment, t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -98,19 +112,23 @@ def with_slope(fn: Moment, t: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _residual(m: Moment, a: jax.Array, b: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     value, slope = with_slope(m, t)
-    return _times(a, value) + b * jnp.exp(-t) - 1, _times(a, slope) - b * jnp.exp(-t)
+    return times(a, value) + b * jnp.exp(-t) - 1, times(a, slope) - b * jnp.exp(-t)
 
 
-def _on_grid(moment: tuple[jax.Array, jax.Array], a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _on_grid(
+    moment: tuple[jax.Array, jax.Array], known: jax.Array, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Finite r and dr/dt, of the moment and its slope on the grid; b is over q already."""
     value, slope = moment
-    r, dr = _times(a, value) + b - 1, _times(a, slope) - b
-    # Where phi^2 overflows, the variance grows; where even m is unknown, it crosses nothing
+    r, dr = times(a, value) + b - 1, times(a, slope) - b
+    # Where phi^2 overflows, the variance grows; where m is unknown, it crosses nothing
     r = jnp.where(jnp.isinf(value), jnp.where(a > 0, 1.0, b - 1), r)
+    last_known = jax.lax.cummax(jnp.where(known, jnp.arange(known.size), 0))
+    r, dr = r[..., last_known], jnp.where(known, dr, 0.0)
     return jnp.where(jnp.isfinite(r), r, 0.0), jnp.where(jnp.isfinite(dr), dr, 0.0)
 
 
-def _times(a: jax.Array, value: jax.Array) -> jax.Array:
+def times(a: jax.Array, value: jax.Array) -> jax.Array:
     """Multiply; 0 times an overflow is 0."""
     return jnp.where(a > 0, a * value, 0.0)
 
@@ -132,7 +150,8 @@ def _cells(grid: jax.Array, r: jax.Array, dr: jax.Array) -> _Cells:
     cut = grid[:-1] + x * step
     ends = jnp.broadcast_to(grid, r.shape)
     halves = (ends[..., :-1], cut), (cut, ends[..., 1:]), (r0, middle), (middle, r1)
-    return _Cells(*(jnp.stack(pair, -1).reshape(*r.shape[:-1], -1) for pair in halves))
+    shape = *r.shape[:-1], 2 * (grid.size - 1)
+    return _Cells(*(jnp.stack(pair, -1).reshape(shape) for pair in halves))
 
 
 def _sign(r: jax.Array) -> jax.Array:
@@ -162,8 +181,8 @@ def _newton(
     bracket: _Cells,
     sign_low: jax.Array,
     active: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Newton's method kept inside brackets by bisection, for all entries at once: t and dr/dt."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Newton's method kept inside brackets by bisection, for all entries at once: t, dr/dt and r."""
     low, high, r_low, r_high = bracket
     eps = jnp.finfo(low.dtype).eps
 
@@ -171,7 +190,7 @@ def _newton(
         return (state[0] < 60) & jnp.any(state[-1])
 
     def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        step, low, high, t, _, active = state
+        step, low, high, t, _, last, active = state
         r, slope = residual(t)
         left = jnp.sign(r) * sign_low > 0
         low, high = jnp.where(left, t, low), jnp.where(left, high, t)
@@ -179,10 +198,12 @@ def _newton(
         inside = (newton >= low) & (newton <= high) & (slope != 0)
         new = jnp.where(inside, newton, (low + high) / 2)
         moves = (jnp.abs(new - t) > 16 * eps * (1 + jnp.abs(t))) & (jnp.abs(r) > 4 * eps)
-        return step + 1, low, high, jnp.where(active, new, t), slope, active & moves
+        t, last = jnp.where(active, new, t), jnp.where(active, r, last)
+        return step + 1, low, high, t, slope, last, active & moves
 
     fall = jnp.where(r_low == r_high, 1.0, r_low - r_high)
     secant = low + (high - low) * jnp.clip(r_low / fall, 0.01, 0.99)
-    start = jnp.zeros((), jnp.int32), low, high, secant, jnp.zeros_like(low), active
-    _, _, _, t, slope, _ = jax.lax.while_loop(cond, body, start)
-    return t, slope
+    zero = jnp.zeros_like(low)
+    start = jnp.zeros((), jnp.int32), low, high, secant, zero, zero, active
+    _, _, _, t, slope, r, _ = jax.lax.while_loop(cond, body, start)
+    return t, slope, r

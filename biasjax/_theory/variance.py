@@ -5,6 +5,7 @@ The Gaussian moments on the grid do not depend on the scales, so that a whole ph
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from biasjax.activations import Activation
 Q_ZERO = 1e-30
 # How far from its limit 1 a ratio may still be at the ends of the range, for phi that tends to a line slowly
 LIMIT_TOLERANCE = 1e-3
+# Variance beside zero at which the approach to it shows in float32, in terms of order q
+_NEAR_ZERO = 1e-2
 
 
 class FixedPoints(NamedTuple):
@@ -38,6 +41,9 @@ class FixedPoints(NamedTuple):
         Number of fixed points found, shape ``(...)``.
     neutral
         Every q is a fixed point (ReLU at sigma_w^2 = 2 without bias); ``count`` is then 0.
+    resolved
+        Whether these are all. False where the quadrature of `gaussian.expectation` does not resolve the
+        activation at some q, which may hide fixed points, and where a traced scale is no number.
     """
 
     q: jax.Array
@@ -45,13 +51,18 @@ class FixedPoints(NamedTuple):
     stable: jax.Array
     count: jax.Array
     neutral: jax.Array
+    resolved: jax.Array
 
     def __repr__(self) -> str:
         return _text.brief(self)
 
 
 class CriticalLine(NamedTuple):
-    """Scales at which chi_1 = 1 at a fixed point, stable ones first along the last axis.
+    """Scales at which chi_1 = 1 at a fixed point, along the last axis.
+
+    The first slot is for what networks approach, so that ``sigma_w[..., 0]`` is the edge of chaos: a stable
+    point, or a neutral one, or none. Further stable ones follow, then unstable ones, from the second slot on
+    (GELU, SiLU): networks at that ``sigma_w`` start there only with this q, and leave it.
 
     Attributes
     ----------
@@ -60,11 +71,14 @@ class CriticalLine(NamedTuple):
     q
         Variance at that fixed point; infinite in unused slots.
     slope, stable
-        V'(q), and whether the variance is attracted to q at all: ``|slope| < 1``.
+        V'(q), and whether the variance is attracted to q at all: ``|slope| < 1``, or at q = 0, where it is 1,
+        V(q) < q nearby.
     count
         Number of critical points found, shape ``(...)``.
     neutral
         Every q is a critical fixed point (ReLU, linear, without bias); the one at q = 1 is reported.
+    resolved
+        Whether these are all, as in `FixedPoints`.
     """
 
     sigma_w: jax.Array
@@ -73,9 +87,15 @@ class CriticalLine(NamedTuple):
     stable: jax.Array
     count: jax.Array
     neutral: jax.Array
+    resolved: jax.Array
 
     def __repr__(self) -> str:
         return _text.brief(self)
+
+
+def known(*scales: jax.Array) -> jax.Array:
+    """Whether scales, which may be traced, are numbers from 0 on whose squares are finite."""
+    return functools.reduce(jnp.logical_and, ((x >= 0) & jnp.isfinite(x**2) for x in scales))
 
 
 @compiled(static=2)
@@ -83,8 +103,10 @@ def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.A
     """Zero where it is a fixed point, and the roots of V(q)/q - 1."""
     # It is sigma_w^2 m(log q) + sigma_b^2/q - 1 and has the slope V'(q) - 1 at a root
     growth = growth_of(act)
-    t, slope, count, neutral = roots.find(growth, sigma_w**2, sigma_b**2, slots)
-    q = jnp.exp(t)
+    numbers = known(sigma_w, sigma_b)
+    sigma_w, sigma_b = (jnp.where(numbers, x, 1.0) for x in (sigma_w, sigma_b))
+    t, slope, count, neutral, resolved = roots.find(growth, sigma_w**2, sigma_b**2, slots)
+    q = jnp.where(numbers[..., None], jnp.exp(t), jnp.inf)
     at_zero = (sigma_b == 0) & (act(jnp.zeros_like(sigma_b)) == 0) & ~neutral
     zero_slope = sigma_w**2 * growth(jnp.full_like(sigma_w, math.log(Q_ZERO)))
     q = jnp.concatenate([jnp.where(at_zero, 0.0, jnp.inf)[..., None], q], axis=-1)
@@ -93,7 +115,9 @@ def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.A
     order = jnp.argsort(q, axis=-1)[..., :slots]
     q, slope = (jnp.take_along_axis(x, order, axis=-1) for x in (q, slope))
     slope = jnp.where(jnp.isfinite(q), 1 + slope, 0.0)
-    return FixedPoints(q, slope, jnp.isfinite(q) & (jnp.abs(slope) < 1), count, neutral)
+    stable = jnp.isfinite(q) & (jnp.abs(slope) < 1)
+    count = jnp.where(numbers, count, 0)
+    return FixedPoints(q, slope, stable, count, neutral & numbers, resolved & numbers)
 
 
 @compiled(static=2)
@@ -105,23 +129,44 @@ def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLi
     def ratio(t: jax.Array) -> jax.Array:
         return growth(t) / moments.slope_moment(act, jnp.exp(t))
 
-    t, _, count, neutral = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
+    numbers = known(sigma_b)
+    sigma_b = jnp.where(numbers, sigma_b, 1.0)
+    t, _, count, neutral, resolved = roots.find(ratio, jnp.ones_like(sigma_b), sigma_b**2, slots)
     t = t.at[..., 0].set(jnp.where(neutral, 0.0, t[..., 0]))
     # phi(u) ~ u near zero is critical there, phi(u) ~ u^3 is not
     limit = ratio(jnp.full_like(sigma_b, math.log(Q_ZERO)))
     at_zero = (sigma_b == 0) & (jnp.abs(limit - 1) < LIMIT_TOLERANCE) & ~neutral
     t = jnp.concatenate([jnp.where(at_zero, math.log(Q_ZERO), jnp.inf)[..., None], t], axis=-1)
     count = count + at_zero.astype(count.dtype)
-    used = jnp.isfinite(t)
+    used = jnp.isfinite(t) & numbers[..., None]
     t = jnp.where(used, t, 0.0)
     sigma_w = 1 / jnp.sqrt(moments.slope_moment(act, jnp.exp(t)))
     slope = jnp.where(used, sigma_w**2 * slope_of(act, t), 0.0)
     stable = used & (jnp.abs(slope) < 1)
+    # The slope is 1 at q = 0, and V(q) - q of the sign that it has nearby
+    near = growth(jnp.full_like(sigma_b, math.log(_NEAR_ZERO))) * sigma_w[..., 0] ** 2
+    stable = stable.at[..., 0].set(at_zero & numbers & (near < 1)) & ~neutral[..., None]
     q = jnp.where(used, jnp.where(t > math.log(Q_ZERO) + 1, jnp.exp(t), 0.0), jnp.inf)
     sigma_w = jnp.where(used, sigma_w, jnp.inf)
-    order = jnp.lexsort((q, ~stable), axis=-1)[..., :slots]
-    sigma_w, q, slope, stable = (jnp.take_along_axis(x, order, axis=-1) for x in (sigma_w, q, slope, stable))
-    return CriticalLine(sigma_w, q, slope, stable, count + neutral.astype(count.dtype), neutral)
+    points = _in_slots(CriticalLine(sigma_w, q, slope, stable, count, neutral, resolved), slots)
+    count = jnp.where(numbers, count + neutral.astype(count.dtype), 0)
+    return points._replace(count=count, neutral=neutral & numbers, resolved=resolved & numbers)
+
+
+def _in_slots(line: CriticalLine, slots: int) -> CriticalLine:
+    """Sort points, with an empty slot before unstable ones if there is nothing else."""
+    approached = line.stable | (line.neutral[..., None] & jnp.isfinite(line.q))
+    gap = ~jnp.any(approached, axis=-1, keepdims=True)
+    rank = jnp.concatenate([jnp.where(gap, 1, 3), jnp.where(approached, 0, 2)], axis=-1)
+
+    def padded(x: jax.Array, fill: float) -> jax.Array:
+        return jnp.concatenate([jnp.full_like(x[..., :1], fill), x], axis=-1)
+
+    q = padded(line.q, jnp.inf)
+    order = jnp.lexsort((q, rank), axis=-1)[..., :slots]
+    columns = padded(line.sigma_w, jnp.inf), q, padded(line.slope, 0), padded(line.stable, False)
+    sigma_w, q, slope, stable = (jnp.take_along_axis(x, order, axis=-1) for x in columns)
+    return line._replace(sigma_w=sigma_w, q=q, slope=slope, stable=stable)
 
 
 def growth_of(act: Activation) -> Callable[[jax.Array], jax.Array]:
