@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from biasjax._theory import implicit
+
 # Roots are looked for between these, on a grid in log q
 Q_MIN, Q_MAX, _PER_DECADE = 1e-10, 1e10, 16
 
@@ -54,6 +56,8 @@ class _Cells(NamedTuple):
 def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     """Find the roots of a m(t) + b exp(-t) - 1 for arrays of a and b, of one shape and floating dtype.
 
+    Roots and slopes have derivatives of every order in a and b, infinite where two roots meet.
+
     Parameters
     ----------
     m
@@ -73,7 +77,8 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     """
     decades = round(math.log10(Q_MAX / Q_MIN))
     grid = jnp.asarray(np.linspace(math.log(Q_MIN), math.log(Q_MAX), decades * _PER_DECADE + 1), a.dtype)
-    r, dr = _on_grid(with_slope(m, grid), a[..., None], b[..., None] * jnp.exp(-grid))
+    fixed_a, fixed_b = (jax.lax.stop_gradient(x)[..., None] for x in (a, b))
+    r, dr = _on_grid(with_slope(m, grid), fixed_a, fixed_b * jnp.exp(-grid))
     neutral = jnp.all(_sign(r) == 0, axis=-1)
     cells = _cells(grid, r, dr)
     sign_low, sign_high = _filled_signs(cells)
@@ -85,8 +90,8 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     brackets = [jnp.take_along_axis(x, index, axis=-1) for x in (*cells, sign_low)]
     # Slot by slot: one that no network of a batch uses then costs nothing
     by_slot = [jnp.moveaxis(x, -1, 0) for x in (*brackets, used)]
-    refine = functools.partial(_newton, functools.partial(_residual, m, a, b))
-    t, slope = jax.lax.map(lambda slot: refine(_Cells(*slot[:4]), *slot[4:]), by_slot)
+    refine, residual = functools.partial(_newton, m), functools.partial(_residual, m)
+    t, slope = jax.lax.map(lambda slot: implicit.root(refine, residual, (a, b), *slot), by_slot)
     t, slope = jnp.moveaxis(t, 0, -1), jnp.moveaxis(slope, 0, -1)
     return Roots(jnp.where(used, t, jnp.inf), jnp.where(used, slope, 0.0), rank[..., -1], neutral)
 
@@ -96,7 +101,7 @@ def with_slope(fn: Moment, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))
 
 
-def _residual(m: Moment, a: jax.Array, b: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _residual(m: Moment, t: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     value, slope = with_slope(m, t)
     return _times(a, value) + b * jnp.exp(-t) - 1, _times(a, slope) - b * jnp.exp(-t)
 
@@ -158,13 +163,16 @@ def _filled_signs(cells: _Cells) -> tuple[jax.Array, jax.Array]:
 
 
 def _newton(
-    residual: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    bracket: _Cells,
+    m: Moment,
+    scales: tuple[jax.Array, jax.Array],
+    low: jax.Array,
+    high: jax.Array,
+    r_low: jax.Array,
+    r_high: jax.Array,
     sign_low: jax.Array,
     active: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Newton's method kept inside brackets by bisection, for all entries at once: t and dr/dt."""
-    low, high, r_low, r_high = bracket
     eps = jnp.finfo(low.dtype).eps
 
     def cond(state: tuple[jax.Array, ...]) -> jax.Array:
@@ -172,7 +180,7 @@ def _newton(
 
     def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         step, low, high, t, _, active = state
-        r, slope = residual(t)
+        r, slope = _residual(m, t, *scales)
         left = jnp.sign(r) * sign_low > 0
         low, high = jnp.where(left, t, low), jnp.where(left, high, t)
         newton = t - r / jnp.where(slope == 0, 1.0, slope)
