@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from biasjax import _text, check, gaussian
-from biasjax._theory import arguments, correlation, moments, roots, variance
+from biasjax._theory import arguments, correlation, implicit, moments, roots, variance
 from biasjax._theory.arguments import floats, ranged
 from biasjax._theory.compiling import compiled
 from biasjax._theory.variance import CriticalLine, FixedPoints
@@ -183,6 +183,7 @@ def _cast(results: _Results, dtype: Any) -> _Results:
 
 
 @compiled(static=1)
+@implicit.elementwise(static=1)
 def _order_parameters(
     act: Activation, sigma_w: jax.Array, sigma_b: jax.Array, q_start: jax.Array
 ) -> OrderParameters:
@@ -207,7 +208,7 @@ def _order_parameters(
     ordered = jnp.where(wild, jnp.inf, chi_1 * inside / scale) <= 1 + tolerance
     a, b = sigma_w**2 / scale, sigma_b**2 / scale
     c, map_slope = correlation.fixed_point(act, inside, a, b, ordered | wild | blind)
-    c = jnp.where(ordered, 1.0, jnp.clip(c, 0.0, 1.0))
+    c = jnp.where(ordered, 1.0, c)
     chi_c = jnp.where(wild, jnp.inf, jnp.where(ordered, chi_1, map_slope * scale / inside))
 
     # Where q does not stand still, the correlation's rate is that of the covariance over the variance

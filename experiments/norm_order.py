@@ -66,7 +66,7 @@ class Config:
     """Hidden layers."""
     dense_width: int = 64
     """Features of a dense hidden layer."""
-    conv_width: int = 4
+    conv_width: int = 8
     """Channels of a convolutional hidden layer."""
     sgd_learning_rate: float = 0.1
     """Learning rate of SGD and momentum."""

@@ -21,7 +21,7 @@ ROWS = (
     ("biasjax", "check", "_status", "_text", "_varying"),
     ("_files", "_jaxpr.interpret"),
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
-    ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows"),
+    ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows", "_theory.implicit"),
     ("_theory.arguments", "_theory.compiling", "_theory.quadrature", "_theory.roots"),
     ("_theory.sines",),
     ("gaussian", "linear", "norms"),

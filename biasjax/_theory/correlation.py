@@ -7,20 +7,39 @@ by quadrature only where the series has not converged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from biasjax import gaussian
-from biasjax._theory import moments, sines
+from biasjax._theory import implicit, moments, sines
 from biasjax.activations import Activation
 
 
 def fixed_point(
     act: Activation, q: jax.Array, a: jax.Array, b: jax.Array, known: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Solve c = f(c) where the answer is not ``known`` (c = 0 there): c and f'(c)."""
+    """Solve c = f(c) where the answer is not ``known`` (0 there): c and f'(c), and all their derivatives."""
+    solve, equation = functools.partial(_solve, act), functools.partial(_gap, act)
+    found = implicit.root(solve, equation, (q, a, b), known)
+    c, slope = (jnp.where(known, 0.0, x) for x in found)
+    return c, slope
+
+
+def _gap(
+    act: Activation, c: jax.Array, q: jax.Array, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """f(c) - c and f'(c), by quadrature."""
+    value = a * gaussian.joint_expectation(act, act, c, jnp.sqrt(q)) + b
+    return value - c, a * q * moments.slope_covariance(act, c, q)
+
+
+def _solve(
+    act: Activation, scales: tuple[jax.Array, jax.Array, jax.Array], known: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    q, a, b = scales
     c, slope, done = jnp.zeros_like(q), jnp.zeros_like(q), known
     if not act.kinks and act.fn not in sines.SIGNS:
         c, slope, done = _climb_series(act, q, a, b, known)
@@ -28,11 +47,10 @@ def fixed_point(
     # One network after the other, so that those that are done cost nothing
     @jax.custom_batching.sequential_vmap
     def refine(q, a, b, c, slope, done):
-        def exact(c: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value = a * gaussian.joint_expectation(act, act, c, jnp.sqrt(q)) + b
-            return value, a * q * moments.slope_covariance(act, c, q)
+        def gap(c: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return _gap(act, c, q, a, b)
 
-        return jax.lax.cond(done, lambda: (c, slope), lambda: _climb(exact, c, done))
+        return jax.lax.cond(done, lambda: (c, slope), lambda: _climb(gap, c, done))
 
     flat = [x.reshape(-1) for x in (q, a, b, c, slope, done)]
     c, slope = jax.vmap(refine)(*flat)
@@ -52,7 +70,7 @@ def _climb_series(
     powers = jnp.arange(weights.shape[-1], dtype=q.dtype)
 
     def series(c: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _polynomial(weights, c), _polynomial((weights * powers)[..., 1:], c)
+        return _polynomial(weights, c) - c, _polynomial((weights * powers)[..., 1:], c)
 
     c, slope = _climb(series, jnp.zeros_like(q), known)
     # The terms left out are positive, and no more than a few times the last quarter of those kept, as long
@@ -65,13 +83,13 @@ def _climb_series(
 def _climb(
     fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]], c: jax.Array, done: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Newton's method for c = f(c) on convex f, from below; also f' at the last step."""
+    """Newton's method for c = f(c) on convex f, of f(c) - c and f', from below; also f' at the last step."""
     eps = jnp.finfo(c.dtype).eps
 
     def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         step, c, _, done = state
-        value, slope = fn(c)
-        gap = jnp.where(slope < 1, (value - c) / jnp.where(slope < 1, 1 - slope, 1.0), 0.0)
+        gap, slope = fn(c)
+        gap = jnp.where(slope < 1, gap / jnp.where(slope < 1, 1 - slope, 1.0), 0.0)
         gap = jnp.where(done, 0.0, jnp.maximum(gap, 0.0))
         new = jnp.minimum(c + gap, 1.0)
         return step + 1, new, slope, done | (gap <= 4 * eps * (1 - c) + eps * c)

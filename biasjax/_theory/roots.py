@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from biasjax._theory import implicit
+
 # Roots are looked for between these, on a grid in log q
 Q_MIN, Q_MAX, _PER_DECADE = 1e-10, 1e10, 16
 # |r| at a root, which is rounding error, but finite where the quadrature stops to resolve m
@@ -60,6 +62,8 @@ class _Cells(NamedTuple):
 def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     """Find the roots of a m(t) + b exp(-t) - 1 for arrays of a and b, of one shape and floating dtype.
 
+    Roots and slopes have derivatives of every order in a and b, infinite where two roots meet.
+
     Parameters
     ----------
     m
@@ -79,9 +83,10 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     """
     decades = round(math.log10(Q_MAX / Q_MIN))
     grid = jnp.asarray(np.linspace(math.log(Q_MIN), math.log(Q_MAX), decades * _PER_DECADE + 1), a.dtype)
+    fixed_a, fixed_b = (jax.lax.stop_gradient(x)[..., None] for x in (a, b))
     moment = with_slope(m, grid)
     known = ~jnp.isnan(moment[0])
-    r, dr = _on_grid(moment, known, a[..., None], b[..., None] * jnp.exp(-grid))
+    r, dr = _on_grid(moment, known, fixed_a, fixed_b * jnp.exp(-grid))
     neutral = jnp.all(_sign(r) == 0, axis=-1) & jnp.all(known)
     cells = _cells(grid, r, dr)
     sign_low, sign_high = _filled_signs(cells)
@@ -93,9 +98,9 @@ def find(m: Moment, a: jax.Array, b: jax.Array, slots: int) -> Roots:
     brackets = [jnp.take_along_axis(x, index, axis=-1) for x in (*cells, sign_low)]
     # Slot by slot: one that no network of a batch uses then costs nothing
     by_slot = [jnp.moveaxis(x, -1, 0) for x in (*brackets, used)]
-    refine = functools.partial(_newton, functools.partial(_residual, m, a, b))
-    found = jax.lax.map(lambda slot: refine(_Cells(*slot[:4]), *slot[4:]), by_slot)
-    t, slope, r = (jnp.moveaxis(x, 0, -1) for x in found)
+    refine, residual = functools.partial(_newton, m), functools.partial(_residual, m)
+    found = jax.lax.map(lambda slot: implicit.root(refine, residual, (a, b), *slot), by_slot)
+    t, slope, r = (jnp.moveaxis(x, 0, -1) for x in (found[0], *found[1]))
     solved = used & (jnp.abs(r) < _SOLVED)
     missed = jnp.sum(used & ~solved, axis=-1, dtype=rank.dtype)
     # Roots stay in the first slots
@@ -110,9 +115,13 @@ def with_slope(fn: Moment, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))
 
 
-def _residual(m: Moment, a: jax.Array, b: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _residual(
+    m: Moment, t: jax.Array, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The equation r = 0, and what is reported of a root: dr/dt and r."""
     value, slope = with_slope(m, t)
-    return times(a, value) + b * jnp.exp(-t) - 1, times(a, slope) - b * jnp.exp(-t)
+    r = times(a, value) + b * jnp.exp(-t) - 1
+    return r, (times(a, slope) - b * jnp.exp(-t), r)
 
 
 def _on_grid(
@@ -177,13 +186,16 @@ def _filled_signs(cells: _Cells) -> tuple[jax.Array, jax.Array]:
 
 
 def _newton(
-    residual: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    bracket: _Cells,
+    m: Moment,
+    scales: tuple[jax.Array, jax.Array],
+    low: jax.Array,
+    high: jax.Array,
+    r_low: jax.Array,
+    r_high: jax.Array,
     sign_low: jax.Array,
     active: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Newton's method kept inside brackets by bisection, for all entries at once: t, dr/dt and r."""
-    low, high, r_low, r_high = bracket
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Newton's method kept inside brackets by bisection, for all entries at once: t, and dr/dt and r."""
     eps = jnp.finfo(low.dtype).eps
 
     def cond(state: tuple[jax.Array, ...]) -> jax.Array:
@@ -191,7 +203,7 @@ def _newton(
 
     def body(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         step, low, high, t, _, last, active = state
-        r, slope = residual(t)
+        r, (slope, _) = _residual(m, t, *scales)
         left = jnp.sign(r) * sign_low > 0
         low, high = jnp.where(left, t, low), jnp.where(left, high, t)
         newton = t - r / jnp.where(slope == 0, 1.0, slope)
@@ -206,4 +218,4 @@ def _newton(
     zero = jnp.zeros_like(low)
     start = jnp.zeros((), jnp.int32), low, high, secant, zero, zero, active
     _, _, _, t, slope, r, _ = jax.lax.while_loop(cond, body, start)
-    return t, slope, r
+    return t, (slope, r)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from biasjax import _text
-from biasjax._theory import moments, roots
+from biasjax._theory import implicit, moments, roots
 from biasjax._theory.compiling import compiled
 from biasjax.activations import Activation
 
@@ -99,6 +99,7 @@ def known(*scales: jax.Array) -> jax.Array:
 
 
 @compiled(static=2)
+@implicit.elementwise(static=2)
 def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.Array) -> FixedPoints:
     """Zero where it is a fixed point, and the roots of V(q)/q - 1."""
     # It is sigma_w^2 m(log q) + sigma_b^2/q - 1 and has the slope V'(q) - 1 at a root
@@ -106,7 +107,8 @@ def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.A
     numbers = known(sigma_w, sigma_b)
     sigma_w, sigma_b = (jnp.where(numbers, x, 1.0) for x in (sigma_w, sigma_b))
     t, slope, count, neutral, resolved = roots.find(growth, sigma_w**2, sigma_b**2, slots)
-    q = jnp.where(numbers[..., None], jnp.exp(t), jnp.inf)
+    used = jnp.isfinite(t) & numbers[..., None]
+    q = jnp.where(used, jnp.exp(jnp.where(used, t, 0.0)), jnp.inf)
     at_zero = (sigma_b == 0) & (act(jnp.zeros_like(sigma_b)) == 0) & ~neutral
     zero_slope = sigma_w**2 * growth(jnp.full_like(sigma_w, math.log(Q_ZERO)))
     q = jnp.concatenate([jnp.where(at_zero, 0.0, jnp.inf)[..., None], q], axis=-1)
@@ -121,6 +123,7 @@ def fixed_points(act: Activation, slots: int, sigma_w: jax.Array, sigma_b: jax.A
 
 
 @compiled(static=2)
+@implicit.elementwise(static=2)
 def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLine:
     """Zero where phi is a line there, and the roots of V(q)/q - 1 at sigma_w^2 = 1 / E[phi'^2]."""
     # V(q)/q - 1 reads E[phi^2] / (q E[phi'^2]) + sigma_b^2/q - 1

@@ -10,7 +10,7 @@ def test_a_tiny_run_holds_what_no_size_matters_to():
     dataset = norm_order.run(config)
     holds = {claim.name: claim.holds for claim in norm_order.claims(dataset)}
     assert holds["BN first: loss gap, float64"]
-    assert holds["dense-bn-relu: lag / L2 formula - 1"]
+    assert holds["dense-bn-relu: (lag - L2 formula) / b0"]
     assert len(norm_order.figure(dataset).axes) == 4
 
 
