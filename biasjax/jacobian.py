@@ -43,7 +43,10 @@ def singular_values(
     steps: int | None = None,
     epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
-    """Logs of the singular values of the Jacobian from ``x`` to the features after the last layer.
+    """Logs of the singular values of the Jacobian from ``x`` to the features of the last layer.
+
+    They are the last of `propagation.features`: what an order has before its linear layer ("relu-dense") does
+    not follow them, as it does in `network.apply`.
 
     Parameters
     ----------

@@ -52,8 +52,8 @@ class Propagation(NamedTuple):
 
     "Features" are what leaves a layer, after its norm, activation and residual connection. "Pre-activations"
     are the outputs of its linear layer or, where the order ends with the linear layer ("relu-dense"), its
-    features. Gradients are those of <features of the last layer, a fixed Gaussian direction>, summed over the
-    batch.
+    features. What stands before a linear layer belongs to that layer, so nothing follows the last features.
+    Gradients are those of <features of the last layer, a fixed Gaussian direction>, summed over the batch.
 
     Attributes
     ----------
