@@ -80,8 +80,9 @@ def singular_values(
     ----------
     Pennington et al., arXiv 1711.04735; Golub & Kahan (1965).
     """
-    x = vary_like(layerwise.check_input(network, x), key, scales, epsilon)
+    x = layerwise.check_input(network, x)
     pull, shape, unit = _linearize(key, network, scales, x, epsilon)
+    x = vary_like(x, key, scales, epsilon)
     outputs, inputs = math.prod(shape), x.size
     if steps is None:
         basis = jnp.eye(outputs, dtype=x.dtype).reshape(outputs, *shape)

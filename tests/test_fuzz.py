@@ -18,6 +18,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 import biasjax
 from biasjax import activations, attention, check, data, initializers, linear, network, norms, training, tree
@@ -31,11 +32,9 @@ BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
 KNOWN = {
     "audit": "traces and computes with the caller's own function",
     "gaussian": "floats of strings and functions",
-    "jacobian": "computes what it checks",
     "meanfield": "backward, fluctuations of scalars; second_moment of what is no activation; huge integers",
     "normrates": "batch_norm_relu of what is no number; residual of booleans",
     "phases": "depth_scale of other shapes and booleans; fixed_points with no slots",
-    "propagation": "growth of what is no DataArray",
     "store": "paths that are none, in Python's words",
     "submit": "starts processes",
     "sweep": "computes and writes files",
@@ -140,6 +139,9 @@ RIGHT = {
     "attention.x": [jnp.asarray(np.ones((5, 4))), jnp.asarray(np.ones((2, 5, 4)))],
     "norms.x": [TABLE, IMAGES],
     "network.x": [TABLE],
+    "propagation.x": [TABLE],
+    "jacobian.x": [TABLE],
+    "log_grads": [xr.DataArray(np.ones((2, 4)), dims=("seed", "layer"))],
     "attention_init.features": [4],
     "heads": [1, 2],
     "groups": [1],

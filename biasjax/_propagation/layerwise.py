@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -53,14 +53,8 @@ class Layer(NamedTuple):
 class Kept(NamedTuple):
     """What the backward pass needs of a layer.
 
-    Attributes
-    ----------
-    features
-        Of the layer below, where steps stand between them and the linear layer; None otherwise.
-    y, z
-        What the linear layer multiplied, in the unit ``unit``, and its output.
-    unit
-        Log of the unit.
+    That is what the linear layer multiplied, y, in a unit of this log; its output z; and, where steps stand
+    before it (else None), the features below them.
     """
 
     features: jax.Array | None
@@ -115,6 +109,8 @@ def prepare(
     Under `jax.shard_map` all of them vary as soon as one does, or a cotangent would be summed over devices.
     """
     net = settings.network
+    if not isinstance(scales, Scales):
+        check.fail("propagate", "Scales", type(scales).__name__, "E.g. Scales(sigma_w=1.4).", TypeError)
     each = scales.each_layer(net.depth, x.dtype)
     params, _ = network.draw(key, dataclasses.replace(net, outputs=None), dtype=x.dtype)
     first, rest = jax.tree.map(lambda s: s[0], each), jax.tree.map(lambda s: s[1:], each)
@@ -124,7 +120,8 @@ def prepare(
 
 def setting(net: Network, epsilon: ArrayLike, own_unit: bool | None = None) -> Setting:
     """Make the setting of a pass, by default in a unit of its own where the network is homogeneous."""
-    check.in_range("epsilon", epsilon, low=0.0)
+    check.number("epsilon", epsilon, 0.0, float(jnp.finfo(jnp.float32).max))
+    epsilon = epsilon if isinstance(epsilon, jax.Array) else float(cast(Any, epsilon))
     order = parse_order(net)
     own_unit = is_homogeneous(order) if own_unit is None else own_unit
     return Setting(net, order, linear_layer(net), epsilon, own_unit)

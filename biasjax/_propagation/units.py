@@ -63,8 +63,9 @@ def rescale(signals: tuple[Any, ...], unit: jax.Array, bias) -> tuple[tuple[Any,
     if bias is not None:
         new = jnp.maximum(new, jnp.log(jnp.max(jnp.abs(bias)).astype(unit.dtype)))
     new = jnp.where(new == -jnp.inf, 0.0, new)  # nothing left
-    factor = jnp.exp(unit - new)  # infinite where ReLU left nothing of signals far larger than the bias
-    signals = jax.tree.map(lambda part: jnp.where(part == 0, part, part * factor.astype(part.dtype)), signals)
+    # Where ReLU leaves nothing of signals far larger than the bias, an infinite factor would make 0 NaN
+    factor = jnp.minimum(jnp.exp(unit - new), jnp.finfo(unit.dtype).max)
+    signals = jax.tree.map(lambda part: part * factor.astype(part.dtype), signals)
     if bias is not None:
         # exp(-unit) may overflow where there is no bias to speak of
         bias = jnp.where(bias == 0, 0.0, bias * jnp.exp(-new).astype(bias.dtype))
