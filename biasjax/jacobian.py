@@ -43,7 +43,10 @@ def singular_values(
     steps: int | None = None,
     epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
-    """Logs of the singular values of the Jacobian from ``x`` to the features after the last layer.
+    """Logs of the singular values of the Jacobian from ``x`` to the features of the last layer.
+
+    They are the last of `propagation.features`: what an order has before its linear layer ("relu-dense") does
+    not follow them, as it does in `network.apply`.
 
     Parameters
     ----------
@@ -77,8 +80,9 @@ def singular_values(
     ----------
     Pennington et al., arXiv 1711.04735; Golub & Kahan (1965).
     """
-    x = vary_like(layerwise.check_input(network, x), key, scales, epsilon)
+    x = layerwise.check_input(network, x)
     pull, shape, unit = _linearize(key, network, scales, x, epsilon)
+    x = vary_like(x, key, scales, epsilon)
     outputs, inputs = math.prod(shape), x.size
     if steps is None:
         basis = jnp.eye(outputs, dtype=x.dtype).reshape(outputs, *shape)

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from biasjax import check
 from biasjax._propagation import layerwise, statistics
 from biasjax._status import FINITE, NAN, OVERFLOW, STATUS, UNDERFLOW
 from biasjax._text import brief
@@ -52,8 +53,8 @@ class Propagation(NamedTuple):
 
     "Features" are what leaves a layer, after its norm, activation and residual connection. "Pre-activations"
     are the outputs of its linear layer or, where the order ends with the linear layer ("relu-dense"), its
-    features. Gradients are those of <features of the last layer, a fixed Gaussian direction>, summed over the
-    batch.
+    features. What stands before a linear layer belongs to that layer, so nothing follows the last features.
+    Gradients are those of <features of the last layer, a fixed Gaussian direction>, summed over the batch.
 
     Attributes
     ----------
@@ -156,6 +157,7 @@ def propagate(
     ----------
     Schoenholz et al., arXiv 1611.01232; the example is of a notebook on the role of the bias.
     """
+    check.flags(backward=backward)
     x = layerwise.check_input(network, x)
     settings = layerwise.setting(network, epsilon)
     first, rest, x = layerwise.prepare(settings, key, scales, x)
@@ -231,5 +233,9 @@ def growth(log_grads: xr.DataArray, *, ends: int = 0) -> xr.DataArray:
     >>> growth(xr.DataArray(np.log([8.0, 4.0, 2.0]), dims="layer")).values.round(6)
     array([2., 2.])
     """
+    if "layer" not in getattr(log_grads, "dims", ()):
+        got, fix = getattr(log_grads, "dims", type(log_grads).__name__), "Select one of a sweep's Dataset."
+        check.fail("growth", 'a DataArray with a dimension "layer"', got, fix, TypeError)
+    check.positive_int("ends", ends, 0)
     each: xr.DataArray = np.exp(-log_grads.diff("layer"))  # pyright: ignore[reportAssignmentType]
     return each.isel(layer=slice(ends, -ends or None))

@@ -18,6 +18,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 import biasjax
 from biasjax import activations, attention, check, data, initializers, linear, network, norms, training, tree
@@ -30,8 +31,6 @@ BINDING = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)")
 
 KNOWN = {
     "audit": "traces and computes with the caller's own function",
-    "jacobian": "computes what it checks",
-    "propagation": "growth of what is no DataArray",
     "store": "paths that are none, in Python's words",
     "submit": "starts processes",
     "sweep": "computes and writes files",
@@ -136,6 +135,9 @@ RIGHT = {
     "attention.x": [jnp.asarray(np.ones((5, 4))), jnp.asarray(np.ones((2, 5, 4)))],
     "norms.x": [TABLE, IMAGES],
     "network.x": [TABLE],
+    "propagation.x": [TABLE],
+    "jacobian.x": [TABLE],
+    "log_grads": [xr.DataArray(np.ones((2, 4)), dims=("seed", "layer"))],
     "attention_init.features": [4],
     "heads": [1, 2],
     "groups": [1],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import jacobian, network
+from biasjax import jacobian, network, propagation
 from biasjax.network import Network, Scales
 
 KEY = jax.random.key(0)
@@ -23,18 +23,33 @@ def _inputs(net, batch=3):
 
 
 @pytest.mark.parametrize(
-    ("order", "residual"), [("bn-relu-dense", False), ("relu-in-conv", True), ("tanh-dense", False)]
+    ("order", "residual"),
+    [
+        ("bn-relu-dense", False),
+        ("relu-in-conv", True),
+        ("tanh-dense", False),
+        ("relu-dense", True),
+        ("ln-dense-gelu", False),
+        ("dense-rms", True),
+    ],
 )
 def test_jacobian(x64, order, residual):
     net, scales = _net(order, residual=residual), Scales(1.5, 0.4, 0.1)
     x = _inputs(net, batch=2 + 2 * ("bn" in order))
-    params, state = network.init(KEY, net, scales, dtype=x.dtype)
-    whole = jax.jit(jax.jacobian(lambda x: network.apply(net, params, state, x, train=True)[0]))(x)
+    whole = jax.jit(jax.jacobian(lambda x: propagation.features(KEY, net, scales, x)[-1]))(x)
     want = np.linalg.svd(whole.reshape(x.size, x.size), compute_uv=False)
     got = np.exp(singular_values(KEY, net, scales, x))
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12 * want[0])
     extremes = np.exp(singular_values(KEY, net, scales, x, steps=x.size))
     np.testing.assert_allclose(extremes, want[[0, -1]], rtol=1e-9, atol=1e-9 * want[0])
+
+
+@pytest.mark.parametrize("order", ["dense", "relu-dense", "ln-dense"])
+def test_one_layer_has_the_singular_values_of_its_matrix(order):
+    net = Network(8, 8, 1, order=order)
+    kernel = network.init(KEY, net, Scales(1.4))[0].stem.linear.kernel
+    logs = singular_values(KEY, net, Scales(1.4), jnp.ones((1, 8)))
+    np.testing.assert_allclose(np.exp(logs), np.linalg.svd(kernel, compute_uv=False), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["dense", "conv"])

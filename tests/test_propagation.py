@@ -19,6 +19,7 @@ from biasjax.propagation import propagate
 ORDERS = [
     "dense",
     "tanh-dense",
+    "rms-dense",
     "dense-bn-relu",
     "dense-relu-bn",
     "bn-relu-dense",
@@ -81,14 +82,14 @@ class Loop:
             h = (h + new if self.net.residual and layer else new) + probe
             seen.append(h)
             pres.append(z if self.order.after else h)
-        return self.steps(self.order.before, h), (seen, pres)
+        return h, (seen, pres)
 
 
 def _square(x):
     return np.sum(np.square(np.asarray(x)))
 
 
-RESIDUAL = ["relu-dense", "dense-bn-relu", "bn-relu-conv"]
+RESIDUAL = ["relu-dense", "dense-bn-relu", "bn-relu-conv", "ln-dense-gelu"]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +297,15 @@ def test_dtypes(dtype):
         floating = [leaf for leaf in got if jnp.issubdtype(leaf.dtype, jnp.floating)]
         assert {leaf.dtype for leaf in floating} == {jnp.dtype(jnp.float32)}
         assert all(np.isfinite(leaf).all() for leaf in floating)
+
+
+def test_a_signal_that_relu_ends_leaves_the_bias():
+    net = Network(2, 2, 100, order="dense-relu")
+    got = run(KEY, net, Scales(300.0, 1e-3), jnp.ones((1, 2)), backward=False)
+    assert got.log_q.max() > 2 * 88  # beyond float32; layer 79 has no feature left
+    assert got.std[78] == 0
+    assert np.isfinite(got.log_q).all()
+    assert got.log_q[79] < -10
 
 
 def test_diverging_is_data():

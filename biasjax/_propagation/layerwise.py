@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,16 @@ class Layer(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the backward pass needs of a layer: the signal below, in the layer's unit, and its output."""
+    """What the backward pass needs of a layer.
 
-    below: Signal
+    That is what the linear layer multiplied, y, in a unit of this log; its output z; and, where steps stand
+    before it (else None), the features below them.
+    """
+
+    features: jax.Array | None
+    y: jax.Array
     z: jax.Array
+    unit: jax.Array
 
 
 class Seen(NamedTuple):
@@ -103,6 +109,8 @@ def prepare(
     Under `jax.shard_map` all of them vary as soon as one does, or a cotangent would be summed over devices.
     """
     net = settings.network
+    if not isinstance(scales, Scales):
+        check.fail("propagate", "Scales", type(scales).__name__, "E.g. Scales(sigma_w=1.4).", TypeError)
     each = scales.each_layer(net.depth, x.dtype)
     params, _ = network.draw(key, dataclasses.replace(net, outputs=None), dtype=x.dtype)
     first, rest = jax.tree.map(lambda s: s[0], each), jax.tree.map(lambda s: s[1:], each)
@@ -112,7 +120,8 @@ def prepare(
 
 def setting(net: Network, epsilon: ArrayLike, own_unit: bool | None = None) -> Setting:
     """Make the setting of a pass, by default in a unit of its own where the network is homogeneous."""
-    check.in_range("epsilon", epsilon, low=0.0)
+    check.number("epsilon", epsilon, 0.0, float(jnp.finfo(jnp.float32).max))
+    epsilon = epsilon if isinstance(epsilon, jax.Array) else float(cast(Any, epsilon))
     order = parse_order(net)
     own_unit = is_homogeneous(order) if own_unit is None else own_unit
     return Setting(net, order, linear_layer(net), epsilon, own_unit)
@@ -167,40 +176,40 @@ def forward(
 
 
 def _layer(settings: Setting, signal: Signal, layer: Layer) -> tuple[Signal, Seen, Kept]:
-    scales, bias = layer.scales, layer.bias
+    net, order, scales, bias = settings.network, settings.order, layer.scales, layer.bias
+    skip, y, unit = signal.features if net.residual else None, signal.y, signal.unit
     bias = None if bias is None else scales.bias_mean + scales.sigma_b * bias
     if settings.own_unit:
-        signal, bias = rescale(signal, bias)
-    z = scales.sigma_w * multiply(settings, layer.kernel, signal.y)
+        (skip, y), unit, bias = rescale((skip, y), unit, bias)
+    z = scales.sigma_w * multiply(settings, layer.kernel, y)
     z = jnp.asarray(z if bias is None else z + bias)
-    features, skip, y, slope = _tail(settings, signal.skip, z)
+    features, slope = _run(settings, order.after, z)
+    features = features if skip is None else skip + features
+    above, slope = _run(settings, order.before, features, slope)
     axes = tuple(range(z.ndim - 1))
     dead = jnp.zeros(z.shape[-1], bool) if slope is None else jnp.all(slope == 0, axes)
-    pre = z if settings.order.after else features
-    above = Signal(skip, y, signal.unit)
-    return above, Seen(pre, features, dead, signal.unit), Kept(signal, z)
+    seen = Seen(z if order.after else features, features, dead, unit)
+    kept = Kept(signal.features if order.before else None, y, z, unit)
+    return Signal(features if order.before or net.residual else None, above, unit), seen, kept
 
 
-def _tail(settings: Setting, skip, z: jax.Array, at_features: Any = 0):
-    """From the linear output to features, skip connection, next linear input, and slope of the activation."""
-    net, order = settings.network, settings.order
-    stats = norms.batch_stats_init(net.width, z.dtype) if order.norm == "bn" else None
+def _run(settings: Setting, steps: Iterable[Any], h: Any, slope: Any = None) -> tuple[jax.Array, Any]:
+    """Take what stands before or after a linear layer; return the last activation's slope, too."""
+    net = settings.network
+    stats = norms.batch_stats_init(net.width, h.dtype) if settings.order.norm == "bn" else None
     options = NormOptions(train=True, epsilon=settings.epsilon)
-    slope: Any = None
+    for step in steps:
+        if callable(step):
+            h, pull = jax.vjp(step, h)  # unlike jvp, it takes functions with a custom_vjp
+            (slope,) = pull(jnp.ones_like(h))
+        else:
+            h, _ = NORMS[step].apply(net, norms.Norm(), stats, h, options)
+    return h, slope
 
-    def run(steps, h: Any) -> Any:
-        nonlocal slope
-        for step in steps:
-            if callable(step):
-                h, pull = jax.vjp(step, h)  # unlike jvp, it takes functions with a custom_vjp
-                (slope,) = pull(jnp.ones_like(h))
-            else:
-                h, _ = NORMS[step].apply(net, norms.Norm(), stats, h, options)
-        return h
 
-    features = run(order.after, z)
-    features = features + at_features if skip is None else skip + features + at_features
-    return features, features if net.residual else None, run(order.before, features), slope
+def _pull(settings: Setting, steps: Iterable[Any], at: jax.Array, cotangent: jax.Array) -> jax.Array:
+    _, pull = jax.vjp(lambda h: _run(settings, steps, h)[0], at)
+    return pull(cotangent)[0]
 
 
 class Pulled(NamedTuple):
@@ -229,14 +238,14 @@ def backward(
     *,
     units: jax.Array | None = None,
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """Pull a cotangent of the last signal's ``y`` back to the input, in one scan.
+    """Pull a cotangent of the last layer's features back to the input, in one scan.
 
     Parameters
     ----------
     settings, first, rest, kept
         Of the forward pass.
     cotangent
-        Shaped like the network's features after its last layer.
+        Shaped like these features.
     report
         Function of a `Kept`, a `Pulled` and the layer; its results are stacked in the order of the layers.
     units
@@ -252,34 +261,34 @@ def backward(
     units : jax.Array
         ``(depth,)``.
     """
+    order, residual = settings.order, settings.network.residual
 
     def step(carry, inputs):
-        skip, y, total = carry
+        # Of the features, through the residual connection (None without) and through the layer above
+        skip, features, total = carry
         layer, at, unit = inputs
         if units is None:
-            tops = [jnp.max(jnp.abs(part)) for part in (skip, y) if part is not None]
+            tops = [jnp.max(jnp.abs(part)) for part in (skip, features) if part is not None]
             top = functools.reduce(jnp.maximum, tops).astype(total.dtype)
             unit = jnp.where(top > 0, jnp.log(jnp.where(top > 0, top, 1.0)), 0.0)
-        shrink = jnp.exp(-unit).astype(y.dtype)
-        skip, y = jax.tree.map(lambda part: part * shrink, (skip, y))
-
-        def tail(below, z, probe):
-            _, skip, y, _ = _tail(settings, below, z, probe)
-            return skip, y
-
-        _, pull = jax.vjp(tail, at.below.skip, at.z, jnp.zeros_like(at.z))
-        skip, z, features = pull((skip, y))
-        _, pull = jax.vjp(functools.partial(multiply, settings, layer.kernel), at.below.y)
-        (y,) = pull(layer.scales.sigma_w * z)
+        shrink = jnp.exp(-unit).astype(features.dtype)
+        skip, features = jax.tree.map(lambda part: part * shrink, (skip, features))
+        features = features if skip is None else skip + features
+        z = _pull(settings, order.after, at.z, features)
+        _, back = jax.vjp(functools.partial(multiply, settings, layer.kernel), at.y)
+        (below,) = back(layer.scales.sigma_w * z)
+        if at.features is not None:
+            below = _pull(settings, order.before, at.features, below)
         total = total + unit
-        return (skip, y, total), (report(at, Pulled(features, z, total), layer), unit)
+        carry = features if residual else None, below, total
+        return carry, (report(at, Pulled(features, z, total), layer), unit)
 
     total = jnp.zeros((), check.accumulator(cotangent.dtype))
-    below_skip = jnp.zeros_like(cotangent) if settings.network.residual else None
+    above_skip = jnp.zeros_like(cotangent) if residual else None
     given = (None, None) if units is None else (units[0], units[1:])
     layers = rest, kept[1], given[1]
-    carry = vary_like((below_skip, cotangent, total), layers)
+    carry = vary_like((above_skip, cotangent, total), layers)
     carry, (body, body_units) = jax.lax.scan(step, carry, layers, reverse=True)
-    (_, y, _), (head, head_unit) = step(carry, (first, kept[0], given[0]))
+    (_, below, _), (head, head_unit) = step(carry, (first, kept[0], given[0]))
     join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a[None], b]))
-    return join(head, body), y, join(head_unit, body_units)
+    return join(head, body), below, join(head_unit, body_units)

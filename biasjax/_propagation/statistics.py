@@ -88,10 +88,10 @@ def gradients(settings: Setting, kept: Kept, pulled: Pulled, layer: Layer) -> di
     """Logs of squared gradient norms at one layer."""
     unit = 2 * pulled.unit
     z = pulled.z.astype(unit.dtype)
-    kernel = _kernel_gradient(settings, kept.below.y, pulled.z, layer.kernel)
+    kernel = _kernel_gradient(settings, kept.y, pulled.z, layer.kernel)
     found = {
         "log_grad_features": _log_square(pulled.features.astype(unit.dtype)) + unit,
-        "log_grad_kernels": kernel + unit + 2 * kept.below.unit,
+        "log_grad_kernels": kernel + unit + 2 * kept.unit,
     }
     if layer.bias is not None:
         found["log_grad_biases"] = _log_square(jnp.sum(z, tuple(range(z.ndim - 1)))) + unit

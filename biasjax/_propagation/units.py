@@ -21,15 +21,15 @@ class Signal(NamedTuple):
 
     Attributes
     ----------
-    skip
-        Features, for the residual connection; None without one and below the first layer.
+    features
+        What left the layer; None below the first layer, and where ``y`` is the same and nothing adds them.
     y
-        What the next linear layer multiplies: features after the steps before a linear layer.
+        What the next linear layer multiplies: features after the steps before it.
     unit
         Log of the unit of both; 0 but for networks carried in a unit of their own.
     """
 
-    skip: jax.Array | None
+    features: jax.Array | None
     y: jax.Array
     unit: jax.Array
 
@@ -56,16 +56,17 @@ def _homogeneous(act: activations.Activation) -> bool:
         return all(bool(same) for same in scaled) and bool(jnp.allclose(act(1.7 * x), 1.7 * act(x)))
 
 
-def rescale(signal: Signal, bias) -> tuple[Signal, Any]:
-    """Change to the unit in which the larger of signal and bias is 1."""
-    tops = [jnp.max(jnp.abs(part)) for part in (signal.y, signal.skip) if part is not None]
-    unit = signal.unit + jnp.log(functools.reduce(jnp.maximum, tops).astype(signal.unit.dtype))
+def rescale(signals: tuple[Any, ...], unit: jax.Array, bias) -> tuple[tuple[Any, ...], jax.Array, Any]:
+    """Change signals, which may be None, to the unit in which the larger of them and the bias is 1."""
+    tops = [jnp.max(jnp.abs(part)) for part in signals if part is not None]
+    new = unit + jnp.log(functools.reduce(jnp.maximum, tops).astype(unit.dtype))
     if bias is not None:
-        unit = jnp.maximum(unit, jnp.log(jnp.max(jnp.abs(bias)).astype(unit.dtype)))
-    unit = jnp.where(unit == -jnp.inf, 0.0, unit)  # nothing left
-    factor = jnp.exp(signal.unit - unit).astype(signal.y.dtype)
-    y, skip = jax.tree.map(lambda part: part * factor, (signal.y, signal.skip))
+        new = jnp.maximum(new, jnp.log(jnp.max(jnp.abs(bias)).astype(unit.dtype)))
+    new = jnp.where(new == -jnp.inf, 0.0, new)  # nothing left
+    # Where ReLU leaves nothing of signals far larger than the bias, an infinite factor would make 0 NaN
+    factor = jnp.minimum(jnp.exp(unit - new), jnp.finfo(unit.dtype).max)
+    signals = jax.tree.map(lambda part: part * factor.astype(part.dtype), signals)
     if bias is not None:
         # exp(-unit) may overflow where there is no bias to speak of
-        bias = jnp.where(bias == 0, 0.0, bias * jnp.exp(-unit).astype(bias.dtype))
-    return Signal(skip, y, unit), bias
+        bias = jnp.where(bias == 0, 0.0, bias * jnp.exp(-new).astype(bias.dtype))
+    return signals, new, bias
