@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biasjax import _files, check
+from biasjax import _files, check, store
 
 if TYPE_CHECKING:
     import submitit
@@ -52,7 +52,7 @@ def submit(
     Raises
     ------
     FileNotFoundError
-        If this machine has no ``srun`` and ``sbatch``.
+        If this machine has no ``srun`` and ``sbatch``; `OSError` if ``logs`` cannot be written to.
     """
     import submitit
 
@@ -65,7 +65,7 @@ def submit(
         fix = 'Submit from a node of the cluster, or pass cluster="local".'
         got = f"no {' and no '.join(missing)}"
         check.fail("cluster 'slurm'", "slurm's commands on the path", got, fix, FileNotFoundError)
-    executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
+    executor = submitit.AutoExecutor(folder=str(store.check_writable(folder)), cluster=cluster)
     executor.update_parameters(**parameters)
     return executor.map_array(_work, [run] * workers, [f"{i}/{workers}" for i in range(workers)])
 
