@@ -170,7 +170,8 @@ def hermite_coefficients(f: Function, sigma: ArrayLike = 1.0, *, degree: int = 5
         for parity, part in enumerate((right + left, right - left))
     ]
     parts[1] = jnp.pad(parts[1], [(0, 0)] * sigma.ndim + [(0, degree % 2)])
-    return jnp.stack(parts, axis=-1).reshape(*sigma.shape, -1)[..., :degree].astype(dtype)
+    pairs = jnp.stack(parts, axis=-1)
+    return pairs.reshape(*sigma.shape, degree + degree % 2)[..., :degree].astype(dtype)
 
 
 @functools.cache

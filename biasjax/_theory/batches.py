@@ -71,11 +71,12 @@ def _angles(kinks: list[jax.Array], power: jax.Array) -> tuple[jax.Array, jax.Ar
     edges = jnp.sort(jnp.concatenate([edges, cuts], axis=-1), axis=-1)
     t, weights = (jnp.asarray(x, power.dtype) for x in quadrature.legendre(_NODES))
     length = jnp.diff(edges, axis=-1)[..., None]
-    angles = (edges[..., :-1, None] + length * t).reshape(*power.shape, -1)
+    shape = *power.shape, length.shape[-2] * t.size
+    angles = (edges[..., :-1, None] + length * t).reshape(shape)
     # cos^power, without the rounding of a cosine near one
     squares = jnp.minimum(jnp.sin(angles) ** 2, 1 - jnp.finfo(power.dtype).eps)
     density = jnp.exp(power[..., None] / 2 * jnp.log1p(-squares))
-    weights = (length * weights).reshape(*power.shape, -1) * density
+    weights = (length * weights).reshape(shape) * density
     return angles, weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 

@@ -106,7 +106,7 @@ def _polynomial(coefficients: jax.Array, c: jax.Array) -> jax.Array:
     """sum_k coefficients[..., k] c^k, by Horner's rule on blocks of 16 powers."""
     count = -(-coefficients.shape[-1] // 16) * 16
     padding = [(0, 0)] * c.ndim + [(0, count - coefficients.shape[-1])]
-    blocks = jnp.pad(coefficients, padding).reshape(*c.shape, -1, 16)
+    blocks = jnp.pad(coefficients, padding).reshape(*c.shape, count // 16, 16)
     within = jnp.sum(blocks * c[..., None, None] ** jnp.arange(16, dtype=c.dtype), axis=-1)
     total = jnp.zeros_like(c)
     for k in reversed(range(within.shape[-1])):

@@ -75,7 +75,8 @@ def resolved(terms: jax.Array) -> jax.Array:
 def line(kinks: Kinks, mean: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nodes and weights for E[f(mean + scale z)], ``(*mean.shape, panels * n)`` each."""
     z, weights = nodes(edges(kinks, mean, scale))
-    return z.reshape(*mean.shape, -1), weights.reshape(*mean.shape, -1)
+    shape = *mean.shape, z.shape[-2] * z.shape[-1]
+    return z.reshape(shape), weights.reshape(shape)
 
 
 def edges(
