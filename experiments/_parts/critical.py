@@ -138,7 +138,7 @@ def claims(found: xr.Dataset) -> list[Claim]:
         )
     ]
     stable = found.exists & ~found.unstable & (found.sigma_b > 0)
-    value, half = worst(*(x.where(stable) for x in off(with_bias)))
+    value, half = curves.greatest(*(x.where(stable) for x in off(with_bias)))
     wrong = [off(with_bias, moved)[0] for moved in (0.95, 1.05)] + [off(without)[0]]
     null = min(float(x.where(stable).max()) for x in wrong)
     made.append(
@@ -152,13 +152,6 @@ def _within(chi_1: xr.DataArray) -> xr.DataArray:
     mean, half = chi_1.mean("seed"), curves.confidence(chi_1)
     below, above = (mean + half).sel(factor=FACTORS[0]) < 1, (mean - half).sel(factor=FACTORS[-1]) > 1
     return (below & above).where(np.isfinite(mean.sel(factor=1))).mean()
-
-
-def worst(values: xr.DataArray, halves: xr.DataArray) -> tuple[Any, Any]:
-    """Greatest value, the interval above it included, and half of that interval."""
-    values, halves = values.stack(cell=values.dims), halves.stack(cell=values.dims)
-    at = int(np.argmax((values + halves).fillna(-np.inf).values))
-    return values[at], halves[at]
 
 
 def _moves(found: xr.Dataset) -> list[Claim]:
