@@ -190,14 +190,16 @@ def figure(dataset: xr.Dataset):
     titles += [f"{name}: correlation of two inputs in the end", f"{name}: growth of gradients"]
     titles += [f"{name}: depth scale, ordered phase", r"beside all critical points: $\chi_1$ passes 1"]
     titles += ["critical lines that a bias moves up", "critical lines that it moves down, or little"]
-    fig, axes = bj.plot.panels(titles, columns=2)
+    fig, axes = bj.plot.panels(titles, columns=2, size=(5.2, 3.2))
     found = measured(dataset)
     _draw_planes(fig, axes[:2], dataset, found)
     _draw_slices(axes[2:5], dataset, found)
     lines, fine = _lines(dataset, "line_"), _lines(dataset, "fine_")
     critical.draw_beside(axes[5], lines)
-    for ax, names in zip(axes[6:], (UP, OTHERS), strict=True):
-        critical.draw(ax, fine, lines, [name for name in names if name in lines.activation.values])
+    notes = ("tanh, erf all but coincide;", "both GELU coincide;")
+    for ax, names, note in zip(axes[6:], (UP, OTHERS), notes, strict=True):
+        shown = [name for name in names if name in lines.activation.values]
+        critical.draw(ax, fine, lines, shown, f"{note}\nbars: 95% intervals")
     title = "A bias moves the edge of chaos: up for tanh, down for GELU and SiLU; ReLU has only a point"
     fig.suptitle(f"{title}\n{drawing.LEGEND}", fontsize=10)
     return fig

@@ -155,7 +155,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         made.append(builder(text, SCHOENHOLZ, 0.3, sign * value, interval=half, null=sign * null))
     ratios = [trained.reach(mean) / xi for xi in (xi_c, other)]
     spread, null = (float(ratio.max() / ratio.min()) for ratio in ratios)
-    text = "half lost at depth / xi_c: greatest/least"
+    text = "half lost at depth/xi_c: ratio of range"
     made.append(at_most(text, SCHOENHOLZ, 3, spread, null=null))
     ordered = accuracy.sel(sigma_w=1.07, method="nearest")
     taken = lost(ordered)

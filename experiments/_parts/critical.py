@@ -88,7 +88,8 @@ def _send(sent: xr.Dataset, width: int, depth: int, key, *, activation: str, pla
     first = jnp.sqrt(jnp.maximum(jnp.maximum(q, _START) - sigma_b**2, 0))
     scales = bj.network.Scales(jnp.full(depth, sigma_w * factor).at[0].set(first), sigma_b)
     found = bj.propagation.propagate(net_key, net, scales, x)
-    growth = jnp.exp(-jnp.diff(found.log_grad_features))
+    logs: Any = found.log_grad_features
+    growth = jnp.exp(-jnp.diff(logs))
     gain = (found.q[_GAIN_OVER] - found.q[0]) / _GAIN_OVER
     return {"chi_1": jnp.mean(growth), "gain": gain}
 
@@ -123,7 +124,7 @@ def off(chi_1: xr.DataArray, moved: float = 1.0) -> tuple[xr.DataArray, xr.DataA
     ``moved`` multiplies the lines, for a control: what theory would be off by, were it wrong so far.
     """
     away = abs(crossing(chi_1.mean("seed"), "factor") / moved - 1).fillna(np.inf)
-    logs = np.log(chi_1)
+    logs: Any = np.log(chi_1)
     steep = logs.mean("seed").differentiate("factor").sel(factor=1)
     return away, abs(curves.confidence(logs.sel(factor=1)) / steep)
 
@@ -134,16 +135,14 @@ def claims(found: xr.Dataset) -> list[Claim]:
     with_bias, without = (chi_1.sel(use_bias=use) for use in (1, 0))
     made = [
         at_least(
-            "critical points with 1 within chi_1 at ±5%", POOLE, 1, _within(with_bias), null=_within(without)
+            "share of lines with 1 within chi_1 ±5%", POOLE, 1, _within(with_bias), null=_within(without)
         )
     ]
     stable = found.exists & ~found.unstable & (found.sigma_b > 0)
     value, half = curves.greatest(*(x.where(stable) for x in off(with_bias)))
     wrong = [off(with_bias, moved)[0] for moved in (0.95, 1.05)] + [off(without)[0]]
     null = min(float(x.where(stable).max()) for x in wrong)
-    made.append(
-        at_most("stable lines: sigma_w/theory - 1, worst", POOLE, 0.03, value, interval=half, null=null)
-    )
+    made.append(at_most("stable: sigma_w / theory - 1, worst", POOLE, 0.03, value, interval=half, null=null))
     return [*made, *_moves(found), *_relu(found)]
 
 
@@ -178,8 +177,11 @@ def _relu(found: xr.Dataset) -> list[Claim]:
     return [equal(text, "closed form", 1, on, tolerance=0.25, interval=half, null=null)]
 
 
-def draw(ax: Any, lines: xr.Dataset, found: xr.Dataset, names: Sequence[str]) -> None:
-    """Draw lines relative to their start without bias, dashed where unstable, and what was measured."""
+def draw(ax: Any, lines: xr.Dataset, found: xr.Dataset, names: Sequence[str], note: str) -> None:
+    """Draw lines relative to their start without bias, dashed where unstable, and what was measured.
+
+    A ``note`` heads the legend.
+    """
     line = crossing(found.chi_1.sel(use_bias=1).mean("seed"), "factor") * found.sigma_w_theory
     halves = off(found.chi_1.sel(use_bias=1))[1] * found.sigma_w_theory
     for color, name in zip(bj.plot.COLORS, names, strict=False):
@@ -194,9 +196,10 @@ def draw(ax: Any, lines: xr.Dataset, found: xr.Dataset, names: Sequence[str]) ->
         ax.errorbar(found.sigma_b, measured.where(~jumps), half.where(~jumps), label=name, **bars)
         ax.plot(found.sigma_b, measured.where(jumps), markerfacecolor="white", **bars)
     ax.set(xlabel=r"$\sigma_b$", ylabel=r"critical $\sigma_w$ / that at $\sigma_b$ = 0")
-    for style, label in (("-", "stable"), ("--", "unstable: networks jump (hollow)")):
+    for style, label in (("-", "stable"), ("--", "unstable")):
         ax.plot([], [], style, color="grey", linewidth=1, label=label)
-    ax.legend(ncols=2, fontsize=7)
+    ax.set_xlim(right=1.8 * float(found.sigma_b[-1]))
+    ax.legend(loc="center right", fontsize=7, title=note, title_fontsize=7)
 
 
 def draw_beside(ax: Any, found: xr.Dataset) -> None:
@@ -209,6 +212,7 @@ def draw_beside(ax: Any, found: xr.Dataset) -> None:
             ax.plot(values, rows + shift, ".", color=color, markersize=4, label=text if i == 0 else None)
     ax.axvline(1, color="grey", linewidth=0.8)
     ax.set_yticks(rows, found.activation.values, fontsize=7)
-    ax.set(xlabel=r"$\chi_1$, measured (dots: bias scales, increasing downwards)", xscale="log")
+    ax.set(xlabel=r"$\chi_1$, measured; dots of a row: $\sigma_b$ increasing downwards")
     ax.invert_yaxis()
+    ax.set_xlim(right=ax.get_xlim()[1] + 0.2)
     ax.legend(loc="lower right", fontsize=7)

@@ -63,7 +63,7 @@ def test_claims_about_lines_fail_where_the_bias_is_off(lines):
 def test_one_line_that_is_off_by_5_percent_is_noticed(lines, name, moved):
     wrong = lines.chi_1 * xr.where(lines.activation == name, moved, 1)
     claims = _verdicts(critical.claims(lines.assign(chi_1=wrong.transpose(*lines.chi_1.dims))))
-    assert claims["stable lines: sigma_w/theory - 1, worst"] == "fails"
+    assert claims["stable: sigma_w / theory - 1, worst"] == "fails"
 
 
 def test_claims_about_the_plane_fail_where_the_bias_is_off(plane):
