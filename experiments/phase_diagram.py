@@ -10,15 +10,16 @@ Expected: on one side of a critical line sigma_w(sigma_b) all inputs become one 
 gradients vanish (chi_1 < 1), on the other they stay apart and gradients explode ("chaotic"). For tanh, at
 sigma_b² = .05, sigma_w² = 1.761 on it. A bias moves the line up for tanh, erf, softsign, hard tanh, sin, ELU,
 SELU (and by 5% and 1% for ReLU6 and the sigmoid, to sigma_b = 1), and down for GELU and SiLU: from 2 to 1.40.
-Critical points of these two at small biases (to .4 and .7) are unstable: variances leave them, so chi_1 jumps
-there. ReLU, leaky ReLU and linear networks have a line at sigma_b = 0 only, a point: with a bias chi_1 is 1 at
-the same sigma_w, but q grows by sigma_b² a layer. Softplus has none.
+Critical points of these two at small biases (to .4 and .7) are unstable: variances leave them, so chi_1
+jumps there. ReLU, leaky ReLU and linear networks have a line at sigma_b = 0 only, a point: with a bias chi_1
+is 1 at the same sigma_w, but q grows by sigma_b² a layer. Softplus has none.
 
 Measured: q*, c* and chi_1 of tanh within .6% of theory (median of the plane), xi_c within 1.1%, the line
 within 1.3% everywhere (sigma_w² = 1.774 at sigma_b² = .05). All 36 critical points with a bias, four of them
 unstable, lie between 5% less and 5% more of sigma_w (15 of 36 without the bias); stable ones are within 2.1%
-of theory, intervals included. From no bias to sigma_b = 1 the line moves by 1.861 (theory 1.856) for tanh, .702
-(.703) for GELU, .701 (.701) for SiLU. q of ReLU gains .97 ± .09 sigma_b² a layer.
+of theory, intervals included. From no bias to sigma_b = 1 the critical sigma_w grows 1.861-fold (theory
+1.856) for tanh, .702-fold (.703) for GELU, .701-fold (.701) for SiLU. q of ReLU gains .97 ± .09 sigma_b² a
+layer.
 
 Cost: about 80 s on 2 CPU cores. Command: `python -m experiments phase_diagram`.
 """
