@@ -150,6 +150,20 @@ def confidence(values: xr.DataArray, over: str | tuple[str, ...] = "seed") -> xr
     return standard_error(values, over) * stats.t.ppf(0.975, number - 1)
 
 
+def greatest(values: xr.DataArray, halves: xr.DataArray) -> tuple[Any, Any]:
+    """Greatest value, the interval above it included, and half of that interval; NaNs are left out.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> greatest(xr.DataArray([1.0, 2.0]), xr.DataArray([1.5, 0.25]))
+    (1.0, 1.5)
+    """
+    value, half = (np.ravel(x.values) for x in (values, halves.transpose(*values.dims)))
+    at = int(np.nanargmax(value + half))
+    return value[at].item(), half[at].item()
+
+
 def rates(off: xr.DataArray, bound: xr.DataArray, source: str) -> list[Claim]:
     """Claim of every order that the growth of its gradients is off from theory by no more than a bound."""
     text = "{}: growth / theory - 1, worst"

@@ -46,3 +46,10 @@ def test_rates_hold_every_order_to_its_own_bound():
     off, bound = (xr.DataArray(values, coords, dims="order") for values in ([0.1, 0.3], [0.2, 0.2]))
     found = curves.rates(off, bound, "source")
     assert [(claim.name[0], claim.holds) for claim in found] == [("a", True), ("b", False)]
+
+
+def test_the_greatest_value_counts_its_interval_and_leaves_out_nan():
+    values = xr.DataArray([[1.0, 2.0], [np.nan, 1.5]], dims=("a", "b"))
+    halves = xr.DataArray([[1.5, 1.0], [0.25, 9.0]], dims=("b", "a"))
+    assert curves.greatest(values, halves) == (1.5, 9.0)
+    assert curves.greatest(values.where(values < 1.2), halves) == (1.0, 1.5)
