@@ -7,7 +7,7 @@ can be counted in standard errors that know nothing of the measurement.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +162,51 @@ def greatest(values: xr.DataArray, halves: xr.DataArray) -> tuple[Any, Any]:
     value, half = (np.ravel(x.values) for x in (values, halves.transpose(*values.dims)))
     at = int(np.nanargmax(value + half))
     return value[at].item(), half[at].item()
+
+
+def median_interval(
+    values: xr.DataArray, over: str = "seed"
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Median over a dimension, and the 95% confidence interval of it that order statistics give.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> [float(number) for number in median_interval(xr.DataArray(np.arange(40.0), dims="seed"))]
+    [19.5, 13.0, 26.0]
+    """
+    from scipy import stats
+
+    number = values.sizes[over]
+    # The k-th least exceeds the median where fewer than k of the values lie below it, a binomial number
+    low = max(int(stats.binom.ppf(0.025, number, 0.5)) - 1, 0)
+    ranked = values.copy(data=np.sort(values.values, axis=values.get_axis_num(over)))
+    return values.median(over), ranked.isel({over: low}), ranked.isel({over: number - 1 - low})
+
+
+def at_bias(dataset: xr.Dataset, names: Iterable[str], sigma_b: float) -> xr.Dataset:
+    """Null twin of a sweep: what was measured at one ``sigma_b`` stands at all of them, theory as it was.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> q = xr.DataArray([1.0, 2.0], {"sigma_b": [0.0, 0.5]})
+    >>> at_bias(xr.Dataset({"q": q, "q_theory": q}), ["q"], 0.0).q.values
+    array([1., 1.])
+    """
+    held = {
+        name: dataset[name]
+        .sel(sigma_b=sigma_b, drop=True)
+        .expand_dims(sigma_b=dataset.sigma_b)
+        .transpose(*dataset[name].dims)
+        for name in names
+    }
+    return dataset.assign(held)
+
+
+def twins(measure: Callable[[xr.Dataset], Any], dataset: xr.Dataset, twin: xr.Dataset) -> dict[str, float]:
+    """Measure a dataset and its null twin alike, as the builders of claims take it."""
+    return {"measured": float(measure(dataset)), "null": float(measure(twin))}
 
 
 def rates(off: xr.DataArray, bound: xr.DataArray, source: str) -> list[Claim]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LEGEND = "dots: measured, mean of seeds; lines: mean-field theory"
+MEDIANS = "dots: measured, median of seeds; bands: its 95% interval; lines: mean-field theory"
 MARKERS = "os^x"
 
 
@@ -29,6 +30,7 @@ def family(
     marker: str | None = None,
     label: Callable[..., str | None] = str,
     linestyles: Sequence[str] = ("-",) * len(MARKERS),
+    band: tuple[xr.DataArray, xr.DataArray] | None = None,
 ) -> None:
     """Draw curves, theory as lines and what was measured as dots.
 
@@ -46,6 +48,8 @@ def family(
         Of the dots, from their coordinates along ``color`` and ``marker``.
     linestyles
         Along ``marker``.
+    band
+        Ends of the interval to shade around what was measured.
     """
     for i, hue in zip(range(measured.sizes[color]), bj.plot.COLORS, strict=False):
         for j in range(measured.sizes.get(marker, 1)):
@@ -53,4 +57,7 @@ def family(
             text = label(*(measured[name].values[k] for name, k in at.items()))
             sign = MARKERS[(j if marker else i) % len(MARKERS)]
             bj.plot.line(ax, theory.isel(at), x, color=hue, linestyle=linestyles[j], linewidth=1)
+            if band:
+                low, high = (end.isel(at) for end in band)
+                ax.fill_between(low[x].values, low.values, high.values, color=hue, alpha=0.2, linewidth=0)
             dots(ax, x, measured.isel(at), color=hue, marker=sign, label=text)
