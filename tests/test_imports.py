@@ -58,7 +58,8 @@ ROWS = (
     ("store",),
     ("_sweep.halving", "_sweep.summary", "_sweep.export"),
     ("sweep",),
-    ("submit", "plot", "_sweep.commands"),
+    ("submit", "_plot.planes", "_sweep.commands"),
+    ("plot",),
     ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
