@@ -249,7 +249,9 @@ def figure(dataset: xr.Dataset):
     axes[0].legend()
     numbers = f"weight decay {float(runs.weight_decay):g}, momentum of batch norm {float(runs.bn_momentum):g}"
     message = "Before batch norm a large bias leaves training alone, and costs accuracy at inference"
-    fig.suptitle(f"{message} (SGD, {numbers}; bands: {dataset.sizes['seed']} seeds)", fontsize=11)
+    fig.suptitle(
+        f"{message} (SGD, {numbers}; bands: 95% intervals of {dataset.sizes['seed']} seeds)", fontsize=11
+    )
     return fig
 
 

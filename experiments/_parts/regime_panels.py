@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import curves, regimes
+from experiments._parts import regimes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,7 +100,7 @@ def transients(ax: Any, dataset: xr.Dataset) -> None:
         large = dataset.default_lost.sel(default_bias=10.0, default_schedule="constant")
         lines |= {name: large.sel(setting=name) for name in ("Keras AdamW", "PyTorch AdamW", "PyTorch CIFAR")}
     for color, (name, lost) in zip(bj.plot.COLORS[2:], lines.items(), strict=False):
-        _with_interval(ax, "report", lost, color=color, label=name)
+        bj.plot.line(ax, lost, "report", over="seed", marker="o", markersize=3, color=color, label=name)
     ax.set(xlabel="update", ylabel="accuracy lost at inference", ylim=(-0.05, 1.45))
     ax.legend(loc="upper center", title="initial bias of 10")
 
@@ -108,16 +108,16 @@ def transients(ax: Any, dataset: xr.Dataset) -> None:
 def precision(ax: Any, dataset: xr.Dataset) -> None:
     """Draw the training loss over the initial bias in each dtype."""
     for color, name in zip(bj.plot.COLORS, dataset.dtype.values, strict=False):
-        _with_interval(
-            ax, "precision_bias", dataset.precision_loss.sel(dtype=name), color=color, label=str(name)
+        bj.plot.line(
+            ax,
+            dataset.precision_loss.sel(dtype=name),
+            "precision_bias",
+            over="seed",
+            marker="o",
+            markersize=3,
+            color=color,
+            label=str(name),
         )
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel="initial bias", ylabel="training loss, last tenth (nats)")
     ax.legend(loc="upper left")
-
-
-def _with_interval(ax: Any, x: str, values: xr.DataArray, **style: Any) -> None:
-    mean, half = values.mean("seed"), curves.confidence(values)
-    bj.plot.line(ax, mean, x, marker="o", markersize=3, **style)
-    band = (mean - half).values, (mean + half).values
-    ax.fill_between(values[x].values, *band, color=style["color"], alpha=0.2, linewidth=0)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -73,9 +75,9 @@ def test_claims_about_the_plane_fail_where_the_bias_is_off(plane):
 
 
 def test_lines_are_found_in_any_order_and_unstable_points_are_marked(monkeypatch):
-    line = phases.CriticalLine(
-        *(np.array([[a, b]]) for a, b in ((np.inf, 1.5), (np.inf, 0.5), (0.0, 1.2))), *(None,) * 3
-    )
+    columns: list[Any] = [np.array([[a, b]]) for a, b in ((np.inf, 1.5), (np.inf, 0.5), (0.0, 1.2))]
+    others: list[Any] = [None] * (len(phases.CriticalLine._fields) - len(columns))
+    line = phases.CriticalLine(*columns, *others)
     monkeypatch.setattr(phases, "critical_line", lambda name, sigma_b: line)
     monkeypatch.setattr("jax.jit", lambda fn: fn)
     found = critical.theory(["gelu"], np.array([0.2])).isel(activation=0, sigma_b=0)
