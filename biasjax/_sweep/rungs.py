@@ -135,7 +135,7 @@ def _read(folder: Path, identity: str, rung: int) -> xr.Dataset | None:
     for file in sorted(folder.glob(f"rung-{rung:03d}-*.nc")):
         if (report := _content(file, identity, rung)) is not None:
             return report
-        warnings.warn(f"{file} is damaged or another's: its rung is computed anew", stacklevel=3)
+        warnings.warn(f"{file} is damaged or another's: its rung counts as not done", stacklevel=3)
     return None
 
 
