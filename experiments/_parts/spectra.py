@@ -42,7 +42,8 @@ def claims(logs: xr.DataArray, width: int) -> list[Claim]:
     """Blocks of Gaussian and of Haar matrices, and an isometry; another kernel is the null twin."""
     # The largest s² of a Gaussian block scatters by 2^(4/3) n^(-2/3) (Tracy & Widom), below its limit 4
     tolerance = 4 * 2 ** (4 / 3) * width ** (-2 / 3)
-    top, made = np.exp(2 * logs.sel(net_depth=1).max("value")), []
+    largest = logs.sel(net_depth=1).max("value")
+    top, made = largest.copy(data=np.exp(2 * largest.values)), []
     for name, source, expected in (("gaussian", "Marchenko-Pastur", 4.0), ("orthogonal", "Jacobi", 8 / 3)):
         pair = {"measured": top.sel(net_kernel=name), "null": top.sel(net_kernel="delta_orthogonal")}
         made.append(equal(f"linear, {name}: largest s²", source, expected, **pair, tolerance=tolerance))

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments._parts import curves
+from experiments.claims import Claim, at_most, equal
+
 if TYPE_CHECKING:
     import xarray as xr
 
 MODES = (1, 2, 4)
 """Waves of the correlation, in periods over all positions, each of amplitude 1/4."""
+
+LAYER = 4
+"""Layer whose waves are held to theory, and the first for the shortest: later ones drown in its noise."""
 
 
 def profile(positions: int) -> np.ndarray:
@@ -43,3 +49,24 @@ def amplitudes(values: xr.DataArray) -> xr.DataArray:
     modes = xr.DataArray(list(MODES), coords={"mode": list(MODES)}, dims="mode")
     angle = modes * xr.DataArray(2 * np.pi * np.arange(n) / n, dims="position")
     return 2 / n * (values * np.cos(angle)).sum("position")
+
+
+def claims(dataset: xr.Dataset) -> list[Claim]:
+    """Hold waves of the covariance in linear networks to the window's Fourier factor, layer by layer.
+
+    Each kernel is the null twin of the other.
+    """
+    linear, made = dataset.covariance.sel(activation="linear", sigma_b=0.0), []
+    seen = amplitudes(dataset.first_covariance)
+    still = amplitudes(linear.sel(kernel="delta_orthogonal")).mean("seed")
+    for mode in MODES:
+        factor = (1 + 2 * math.cos(2 * math.pi * mode / dataset.sizes["position"])) / 3
+        layer = 1 if mode == MODES[-1] else LAYER
+        one = seen.isel(first_layer=layer - 1).sel(mode=mode)
+        tolerance = curves.SINGLE * curves.standard_error(one, "many")
+        pair = {"measured": one.mean(), "null": still.sel(mode=mode, layer=layer)}
+        text = f"linear: wave {mode} in layer {layer}, {factor:.3f} each"
+        made.append(equal(text, "Fourier", factor**layer / 4, **pair, tolerance=tolerance))
+    change = abs(linear - profile(dataset.sizes["position"])).max(("seed", "layer", "position"))
+    pair = {"measured": change.sel(kernel="delta_orthogonal"), "null": change.sel(kernel="gaussian")}
+    return [*made, at_most("delta-orthogonal: waves change by", "isometry", 1e-5, **pair)]
