@@ -175,6 +175,8 @@ def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, 
     >>> modes.train["bias"].verdict, modes.eval["bias"].verdict, modes.differing
     ('cancelled', 'needed', ('bias',))
     """
+    for name in options:
+        check.choice("audit_modes", name, _Options._fields)
     (train, keys), (evaluation, _) = (in_mode(apply, state, mode) for mode in (True, False))
     given = _Options(**((audit_biases.__kwdefaults__ or {}) | options))
     return ModesAudit(*_audit((train, evaluation), params, (*args, keys), given))

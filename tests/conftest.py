@@ -18,7 +18,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def pytest_configure(config):
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    if hasattr(config, "cache"):  # not with -p no:cacheprovider
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 

@@ -215,3 +215,10 @@ def test_float64_does_not_leak(found):
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=f"{match}: expected an integer of at least 1"):
         audit_biases(centred, CENTRED, ROWS, **options)
+
+
+def test_misspelt_options_of_modes_name_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"audit_modes: expected one of .*, got 'draw'. Did you mean 'draws'\?"
+    ):
+        audit_modes(lambda params, state, x, *, train: (x, state), {}, (), ROWS, draw=3)
