@@ -81,7 +81,7 @@ SMOKE = Config(
     probe_depths=(),
     steps=150,
     width=32,
-    seeds=4,
+    seeds=3,
 )
 
 
@@ -180,11 +180,11 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     for name in ("xi_c", "xi_grad"):
         ratios = [trained.reach(mean) / xi for xi in (dataset[name], opposite(dataset[name]))]
         spread, null = (float(ratio.max() / ratio.min()) for ratio in ratios)
-        text = f"half lost at depth / {name}: most/least"
+        text = f"half lost, in {name}: most / least"
         made.append(at_most(text, SCHOENHOLZ, 3, spread, null=null))
     ordered = accuracy.sel(sigma_w=1.07, method="nearest")
     taken = lost(ordered)
-    text = f"sigma_w = {float(ordered.sigma_w):.3g}: accuracy that bias takes"
+    text = f"sigma_w = {float(ordered.sigma_w):.3g}: accuracy bias takes"
     numbers = {"interval": curves.confidence(taken), "null": lost(off(ordered)).mean()}
     made.append(at_least(text, SCHOENHOLZ, 0.2, taken.mean(), **numbers))
     return [*made, *_probe_claims(dataset)]

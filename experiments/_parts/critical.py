@@ -134,9 +134,7 @@ def claims(found: xr.Dataset) -> list[Claim]:
     chi_1 = found.chi_1.where(found.exists & (found.sigma_b > 0))
     with_bias, without = (chi_1.sel(use_bias=use) for use in (1, 0))
     made = [
-        at_least(
-            "share of lines with 1 within chi_1 ±5%", POOLE, 1, _within(with_bias), null=_within(without)
-        )
+        at_least("lines: 1 within chi_1 at ±5%, share", POOLE, 1, _within(with_bias), null=_within(without))
     ]
     stable = found.exists & ~found.unstable & (found.sigma_b > 0)
     value, half = curves.greatest(*(x.where(stable) for x in off(with_bias)))
@@ -161,7 +159,7 @@ def _moves(found: xr.Dataset) -> list[Claim]:
         if name in found.activation.values:
             one, expected = (x.sel(activation=name) for x in (line, found.sigma_w_theory))
             expected, measured = (float(x[-1] / x[0]) for x in (expected, one))
-            text = f"{name}: critical sigma_w, bias / no bias"
+            text = f"{name}: critical sigma_w, bias / none"
             made.append(equal(text, POOLE, expected, measured, tolerance=0.05, null=one[0] / one[0]))
     return made
 
@@ -173,7 +171,7 @@ def _relu(found: xr.Dataset) -> list[Claim]:
     gain = found.gain.sel(activation="relu", factor=1).isel(sigma_b=-1) / found.sigma_b[-1] ** 2
     on, null = (gain.sel(use_bias=use).mean("seed") for use in (1, 0))
     half = curves.confidence(gain.sel(use_bias=1))
-    text = "relu, sigma_w²=2: q gained / sigma_b²"
+    text = "relu, sigma_w²=2: q gain / sigma_b²"
     return [equal(text, "closed form", 1, on, tolerance=0.25, interval=half, null=null)]
 
 

@@ -29,7 +29,7 @@ def dataset():
     names = {name: f"probe_{name}" for name in ("depth", "rate", "sigma_b")}
     probe = xr.Dataset({"probe_test": probe, "probe_validation": probe}).rename(names)
     probe["probe_xi_c"] = "probe_sigma_b", [7.0, 50]
-    return xr.Dataset({"test": test, "validation": test, "xi_c": xi_c}).merge(probe)
+    return xr.Dataset({"test": test, "validation": test, "xi_c": xi_c, "xi_grad": xi_c}).merge(probe)
 
 
 def test_claims_about_the_bias_fail_where_it_does_nothing(dataset):
