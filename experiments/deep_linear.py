@@ -230,7 +230,7 @@ def _gradients(dataset: xr.Dataset) -> list[Claim]:
 def figure(dataset: xr.Dataset):
     """Standard deviation of all cells, the plateau, what is left of two inputs, and gradients."""
     titles = ["all four cells", "with bias: the plateau", "two inputs", "the bias changes no gradient"]
-    fig, axes = bj.plot.panels([titles[0], *(f"Xavier weights, {title}" for title in titles[1:])])
+    fig, axes = bj.plot.panels([titles[0], *(f"Xavier weights: {title}" for title in titles[1:])])
     _draw_std(axes[0], dataset)
     _draw_plateau(axes[1], dataset)
     _draw_distance(axes[2], dataset)
