@@ -50,6 +50,8 @@ import biasjax as bj
 from experiments.claims import Claim, equal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
 
     from biasjax.adapters import Pure
@@ -59,6 +61,7 @@ MODES = ("train", "eval")
 # A bias is needed if it can do anything that no other bias can. Absorbable is said of one at a time: of two
 # biases that can stand in for each other, one must stay
 FATES = ("cancelled", "absorbable", "needed")
+PROJECTIONS = ("value", "query")
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,10 @@ def run(config: Config) -> xr.Dataset:
         "biases": (counted, "biases by verdict; needed: at least in part"),
         "parameters": (counted, "directions of all biases, by what becomes of a shift along them"),
         "by_hand": (("model", "mode"), "cancelled directions that the architecture leads one to expect"),
+        "without_norms": (once, "directions cancelled in the same network without its norms"),
         "has_modes": (once, "whether training and evaluation are different programs"),
         "value_unique": (once, "directions of value biases that no other bias reproduces"),
-        "value_elsewhere": (once, "value biases that it takes more than the output bias to absorb"),
+        "elsewhere": (("model", "projection"), "attention biases that the output bias alone does not absorb"),
     }
     dataset = xr.Dataset(
         {
@@ -116,13 +120,14 @@ def run(config: Config) -> xr.Dataset:
         }
     )
     why = [gallery.GALLERY[name].why for name in config.models]
-    return dataset.assign_coords(
-        model=list(config.models), mode=list(MODES), fate=list(FATES), why=("model", why)
-    )
+    coords = {"model": list(config.models), "mode": list(MODES), "fate": list(FATES)}
+    return dataset.assign_coords(**coords, projection=list(PROJECTIONS), why=("model", why))
 
 
 def _audit(name: str, config: Config) -> dict[str, Any]:
-    """Audit one model and count."""
+    """Audit one model and its twin without norms, and count."""
+    import flax.linen as nn
+
     from experiments import gallery
 
     pure, *args = gallery.GALLERY[name].factory(width=config.width)
@@ -131,16 +136,35 @@ def _audit(name: str, config: Config) -> dict[str, Any]:
         sum(gallery.by_hand(name, f.path, f.size, config.width, mode == "train") for f in audit.findings)
         for mode, audit in zip(MODES, audits, strict=True)
     ]
+    with nn.intercept_methods(_skip_norms):
+        pure, *args = gallery.GALLERY[name].factory(width=config.width)
+        twin, _ = _modes(pure, args, config.seed)
     values = [f for f in audits[0].findings if f.path.endswith("value/bias")]
-    outs = [(f.path.replace("value/bias", "out/bias"),) for f in values]
     return {
         "biases": [_of_biases(audit) for audit in audits],
         "parameters": [_of_parameters(audit) for audit in audits],
         "by_hand": hand,
         "has_modes": audits[0] is not audits[1],
+        "without_norms": _of_parameters(twin)[0],
         "value_unique": sum(f.unique or 0 for f in values),
-        "value_elsewhere": sum(f.absorbed_by != out for f, out in zip(values, outs, strict=True)),
+        "elsewhere": [_elsewhere(audits[0], projection) for projection in PROJECTIONS],
     }
+
+
+def _skip_norms(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Interceptor of Flax: a norm returns what it is given."""
+    import flax.linen as nn
+
+    if isinstance(context.module, (nn.BatchNorm, nn.GroupNorm, nn.LayerNorm)):
+        return args[0]
+    return call(*args, **kwargs)
+
+
+def _elsewhere(audit: BiasAudit, projection: str) -> int:
+    """Biases of a projection that the output bias alone does not absorb."""
+    found = [f for f in audit.findings if f.path.endswith(f"{projection}/bias")]
+    outs = [(f.path.replace(f"{projection}/bias", "out/bias"),) for f in found]
+    return sum(f.absorbed_by != out for f, out in zip(found, outs, strict=True))
 
 
 def _modes(pure: Pure, args: list, seed: int) -> tuple[BiasAudit, BiasAudit]:
@@ -173,26 +197,33 @@ def _of_parameters(audit: BiasAudit) -> list[int]:
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Hold what the auditor finds to what can be counted by hand."""
+    """Hold what the auditor finds to what can be counted by hand.
+
+    Null twins: of directions cancelled, the same network with its norms taken out; of none in evaluation, the
+    number in training; of what only value biases can do, what only some bias can; of value biases that the
+    output bias does not absorb, query biases, which the attention weights see.
+    """
     cancelled = dataset.parameters.sel(fate="cancelled")
     found = []
     for name in dataset.model.values:
         one = dataset.sel(model=name, mode="train")
-        where = "in training" if one.has_modes else "in either mode"
-        measured = cancelled.sel(model=name, mode="train")
-        claim = f"{name}: bias parameters cancelled {where}"
-        found.append(equal(claim, str(one.why.values), one.by_hand, measured, tolerance=0))
+        claim = f"{name}: cancelled" + (" in training" if one.has_modes else "")
+        both = {"measured": cancelled.sel(model=name, mode="train"), "null": one.without_norms}
+        found.append(equal(claim, str(one.why.values), one.by_hand, **both, tolerance=0))
     moded = dataset.model[dataset.has_modes.values]
     if moded.size:
-        both = [quantity.sel(mode="eval", model=moded).sum() for quantity in (dataset.by_hand, cancelled)]
-        claim = "networks with batch norm: bias parameters cancelled in evaluation"
-        found.append(equal(claim, "running statistics do not see the bias", *both, tolerance=0))
-    if any(name.startswith(("pre_norm", "post_norm")) for name in dataset.model.values):
-        weights = "attention weights sum to one"
-        claim = "value biases: directions that no other bias reproduces"
-        found.append(equal(claim, weights, 0, dataset.value_unique.sum(), tolerance=0))
-        claim = "value biases that the output bias alone does not absorb"
-        found.append(equal(claim, weights, 0, dataset.value_elsewhere.sum(), tolerance=0))
+        train, evaluation = (cancelled.sel(mode=mode, model=moded).sum() for mode in MODES)
+        expected, source = dataset.by_hand.sel(mode="eval", model=moded).sum(), "running statistics"
+        text = "batch norm: cancelled in evaluation"
+        found.append(equal(text, source, expected, evaluation, tolerance=0, null=train))
+    attends = [name for name in dataset.model.values if name.startswith(("pre_norm", "post_norm"))]
+    if attends:
+        source, one = "attention weights sum to 1", dataset.sel(model=attends, mode="train")
+        unique, needed = one.value_unique.sum(), one.parameters.sel(fate="needed").sum()
+        value, query = one.elsewhere.sum("model")
+        text = "value biases: {}".format
+        found.append(equal(text("what only they can do"), source, 0, unique, tolerance=0, null=needed))
+        found.append(equal(text("not the output bias's"), source, 0, value, tolerance=0, null=query))
     return found
 
 
@@ -215,9 +246,13 @@ def table(dataset: xr.Dataset) -> str:
 
 def figure(dataset: xr.Dataset):
     """Shares of the bias parameters that are cancelled, absorbable and needed, in training and evaluation."""
-    names = [name.replace("_", " ") for name in dataset.model.values]
+    names = [
+        name.replace("_", " ") + ("" if moded else " *")
+        for name, moded in zip(dataset.model.values, dataset.has_modes.values, strict=True)
+    ]
     total = dataset.parameters.sum("fate")
-    fig, axes = bj.plot.panels(["in training", "in evaluation"], size=(4.6, 1.2 + 0.28 * len(names)))
+    titles, size = ["in training", "in evaluation"], (4.6, 1.5 + 0.28 * len(names))
+    fig, axes = bj.plot.panels(titles, size=size)
     for ax, mode in zip(axes, MODES, strict=True):
         left = np.zeros(len(names))
         for fate, color in zip(FATES, ("#D55E00", "#E69F00", "#56B4E9"), strict=True):
@@ -229,5 +264,7 @@ def figure(dataset: xr.Dataset):
         ax.invert_yaxis()
         ax.grid(False)
     axes[1].set_yticklabels([])
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    fig.suptitle("What batch norm cancels in training, other biases can do in evaluation")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    axes[0].set_ylabel("network (*: one program in either mode)")
     return fig
