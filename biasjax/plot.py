@@ -194,6 +194,14 @@ def heatmap(
     -------
     Colorbar
         Its ``mappable`` is the mesh, rasterized in an SVG.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> accuracy = xr.DataArray([[0.9, 0.1], [np.nan, 0.8]], dims=("sigma_b", "sigma_w"), name="accuracy")
+    >>> _, axes = panels(["where it learns"])
+    >>> heatmap(axes[0], accuracy, "sigma_w", "sigma_b", vmin=0, vmax=1).ax.get_ylabel()
+    'accuracy (grey: no value)'
     """
     import matplotlib as mpl
 

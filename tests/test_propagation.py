@@ -506,6 +506,10 @@ def test_bad_options():
         propagate(KEY, _net("dense"), Scales(), jnp.ones((2, 6), int))
     with pytest.raises(ValueError, match="epsilon"):
         propagate(KEY, _net("dense-ln"), Scales(), jnp.ones((2, 6)), epsilon=-1.0)
+    with pytest.raises(TypeError, match=r"growth: expected a DataArray .*, got ndarray\. Select"):
+        propagation.growth(np.ones(3))  # pyright: ignore
+    with pytest.raises(TypeError, match="propagate: expected Scales, got float"):
+        propagate(KEY, _net("dense"), 1.0, jnp.ones((2, 6)))  # pyright: ignore
     with pytest.raises(ValueError, match="steps"):
         jacobian.singular_values(KEY, _net("dense"), Scales(), jnp.ones((2, 6)), steps=0)
     with pytest.raises(ValueError, match="more than one value to normalise"):
