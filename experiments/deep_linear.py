@@ -152,7 +152,7 @@ def _explosion(dataset: xr.Dataset) -> list[Claim]:
         abs(_cell(dataset, biased).log_std - _cell(dataset, cell).log_std).isel(layer=-1)
         for biased, cell in (CELLS[1::-1], CELLS[2:])
     )
-    interval, null = curves.confidence(weights), xavier.mean()
+    interval, null = bj.plot.confidence(weights, "seed"), xavier.mean()
     return [
         equal("N(0, 1): first infinite layer", NOTEBOOK, 44.5, plain.overflow_layer.median(), tolerance=0.5),
         equal("N(0, 1): first naive infinity", "squares", 21, np.median(naive), tolerance=1),
@@ -220,7 +220,7 @@ def _gradients(dataset: xr.Dataset) -> list[Claim]:
     xavier = dataset.sel(weight_std=XAVIER, method="nearest").log_grad_features
     linear, tanh = (abs(logs.diff("sigma_b")).max() for logs in (xavier, dataset.tanh_log_gradients))
     growth = -xavier.sel(sigma_b=1.0).diff("layer").mean("layer") / 2
-    text, interval = "Xavier, bias: ln |gradient|", curves.confidence(growth)
+    text, interval = "Xavier, bias: ln |gradient|", bj.plot.confidence(growth, "seed")
     return [
         at_most("|ln gradient, bias / none|", "W alone", 1e-3, linear, null=tanh),
         equal(text, CLOSED_FORM, TYPICAL_FALL, growth.mean(), tolerance=0.01, interval=interval),

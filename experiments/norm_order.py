@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import curves, dead_bias
+from experiments._parts import dead_bias
 from experiments.claims import Claim, at_least, at_most
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _accuracy_at_inference(dataset: xr.Dataset, order: str) -> list[Claim]:
     chosen = {"order": order, "optimizer": "sgd", "weight_decay": dataset.weight_decay.max()}
     last = dataset.sel(chosen).sel(bn_momentum=dataset.bn_momentum.max()).isel(report=-1).accuracy_running
     lost = last.sel(use_bias=False) - last.sel(use_bias=True)  # paired: a twin shares its run's draws
-    mean, half = lost.mean("seed"), curves.confidence(lost)
+    mean, half = lost.mean("seed"), bj.plot.confidence(lost, "seed")
     largest, least = ({"bias_value": index} for index in (-1, 0))
     decay = "SGD + L2" if dataset.weight_decay.max() > 0 else "SGD"
     text = f"{decay}, b0 = {{:g}}: accuracy lost".format

@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import curves, regimes
 from experiments._parts import regime_panels as panels
+from experiments._parts import regimes
 from experiments.claims import Claim, at_least, at_most
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _threshold(dataset: xr.Dataset) -> list[Claim]:
     """Little is lost below half a standard deviation, most beyond two if the bias shrinks."""
     lost, shift = dataset.accuracy_lost.where(settled(dataset)), dataset.lag_formula
     small, large = lost.where(abs(shift) < 0.5), lost.where(shift < -2)
-    cells = [small.mean("seed"), curves.confidence(small)]
+    cells = [small.mean("seed"), bj.plot.confidence(small, "seed")]
     worst = (cells[0] + cells[1].fillna(0)).max()
     return [
         at_most("|lag|/std < 1/2: accuracy lost, worst", "experiment", 0.05, worst, null=large.mean()),
@@ -225,7 +225,7 @@ def _threshold(dataset: xr.Dataset) -> list[Claim]:
 
 def _default_claims(dataset: xr.Dataset) -> list[Claim]:
     end, source = dataset.default_lost.isel(report=-1), "experiment"
-    worst, half = end.mean("seed"), curves.confidence(end)
+    worst, half = end.mean("seed"), bj.plot.confidence(end, "seed")
     upper = (worst + half).max(("setting", "default_schedule"))
     keras = dataset.default_lost.sel(
         setting="Keras AdamW", default_schedule="constant", report=dataset.report[3]
@@ -246,7 +246,7 @@ def _default_claims(dataset: xr.Dataset) -> list[Claim]:
             source,
             0.1,
             early.mean(),
-            interval=curves.confidence(early),
+            interval=bj.plot.confidence(early, "seed"),
             null=keras.sel(default_bias=0.0).mean(),
         ),
     ]
@@ -257,7 +257,7 @@ def _precision_claims(dataset: xr.Dataset) -> list[Claim]:
     largest = rise.isel(precision_bias=-1)
     low, high = largest.sel(dtype="bfloat16"), largest.sel(dtype="float32")
     text = f"bfloat16: loss with b0 = {float(largest.precision_bias):g} - 0"
-    half = curves.confidence(low)
+    half = bj.plot.confidence(low, "seed")
     return [at_least(text, "experiment", 0.01, low.mean(), interval=half, null=high.mean())]
 
 

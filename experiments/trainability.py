@@ -167,7 +167,7 @@ def opposite(values: xr.DataArray) -> xr.DataArray:
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Hold accuracies to the depth scale; in null twins a bias does nothing, or the opposite."""
     accuracy = trained.best(dataset.validation, dataset.test)
-    mean, halves = accuracy.mean("seed"), curves.confidence(accuracy)
+    mean, halves = accuracy.mean("seed"), bj.plot.confidence(accuracy, "seed")
     xi_c, other = dataset.xi_c, opposite(dataset.xi_c)
     made = []
     for builder, text, sign, inside in (
@@ -185,7 +185,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
     ordered = accuracy.sel(sigma_w=1.07, method="nearest")
     taken = lost(ordered)
     text = f"sigma_w = {float(ordered.sigma_w):.3g}: accuracy bias takes"
-    numbers = {"interval": curves.confidence(taken), "null": lost(off(ordered)).mean()}
+    numbers = {"interval": bj.plot.confidence(taken, "seed"), "null": lost(off(ordered)).mean()}
     made.append(at_least(text, SCHOENHOLZ, 0.2, taken.mean(), **numbers))
     return [*made, *_probe_claims(dataset)]
 
@@ -206,12 +206,12 @@ def _probe_claims(dataset: xr.Dataset) -> list[Claim]:
     text = f"{float(one.depth / found.xi_c[-1]):.1g} xi_c, depth {int(one.depth)}: accuracy, rate {{:.1g}}"
     fast, made = at.isel(rate=-1), []
     for builder, bound, values in ((at_most, 0.2, fast), (at_least, 0.3, one)):
-        name, half = text.format(float(values.rate / one.depth)), curves.confidence(values)
+        name, half = text.format(float(values.rate / one.depth)), bj.plot.confidence(values, "seed")
         made.append(builder(name, "trial", bound, values.mean(), interval=half))
     deep = accuracy.isel(depth=[-1])
     given, nothing = (-lost(x) for x in (deep, off(deep)))
     text = f"depth {int(deep.depth[0])}: accuracy that bias gives"
-    numbers = {"interval": curves.confidence(given), "null": nothing.mean()}
+    numbers = {"interval": bj.plot.confidence(given, "seed"), "null": nothing.mean()}
     return [*made, at_least(text, SCHOENHOLZ, 0.05, given.mean(), **numbers)]
 
 

@@ -121,7 +121,7 @@ def correlations(dataset: xr.Dataset, off: xr.Dataset) -> list[Claim]:
     both = curves.twins(
         lambda data: (measured(data).distance.isel(layer=-1).sel(sigma_b=BIAS) / plain).max(), dataset, off
     )
-    text, interval = f"bias {BIAS}: 1 - c / without, worst", curves.confidence(ratios).max()
+    text, interval = f"bias {BIAS}: 1 - c / without, worst", bj.plot.confidence(ratios, "seed").max()
     made = [at_most(text, POOLE, bound, **both, interval=interval)]
     where = _cell("tanh", "he", CHAOTIC)
     both = curves.twins(lambda data: measured(data).distance.sel(where)[-1], dataset, off)

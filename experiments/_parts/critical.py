@@ -126,7 +126,7 @@ def off(chi_1: xr.DataArray, moved: float = 1.0) -> tuple[xr.DataArray, xr.DataA
     away = abs(crossing(chi_1.mean("seed"), "factor") / moved - 1).fillna(np.inf)
     logs: Any = np.log(chi_1)
     steep = logs.mean("seed").differentiate("factor").sel(factor=1)
-    return away, abs(curves.confidence(logs.sel(factor=1)) / steep)
+    return away, abs(bj.plot.confidence(logs.sel(factor=1), "seed") / steep)
 
 
 def claims(found: xr.Dataset) -> list[Claim]:
@@ -146,7 +146,7 @@ def claims(found: xr.Dataset) -> list[Claim]:
 
 def _within(chi_1: xr.DataArray) -> xr.DataArray:
     """Share of the lines' points with chi_1 below 1 at 5% less, and above at 5% more, intervals included."""
-    mean, half = chi_1.mean("seed"), curves.confidence(chi_1)
+    mean, half = chi_1.mean("seed"), bj.plot.confidence(chi_1, "seed")
     below, above = (mean + half).sel(factor=FACTORS[0]) < 1, (mean - half).sel(factor=FACTORS[-1]) > 1
     return (below & above).where(np.isfinite(mean.sel(factor=1))).mean()
 
@@ -170,7 +170,7 @@ def _relu(found: xr.Dataset) -> list[Claim]:
         return []
     gain = found.gain.sel(activation="relu", factor=1).isel(sigma_b=-1) / found.sigma_b[-1] ** 2
     on, null = (gain.sel(use_bias=use).mean("seed") for use in (1, 0))
-    half = curves.confidence(gain.sel(use_bias=1))
+    half = bj.plot.confidence(gain.sel(use_bias=1), "seed")
     text = "relu, sigma_w²=2: q gain / sigma_b²"
     return [equal(text, "closed form", 1, on, tolerance=0.25, interval=half, null=null)]
 

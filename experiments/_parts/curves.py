@@ -134,22 +134,6 @@ def standard_error(
     return values.std(over, ddof=ddof) / np.sqrt(np.prod([values.sizes[dim] for dim in dims]))
 
 
-def confidence(values: xr.DataArray, over: str | tuple[str, ...] = "seed") -> xr.DataArray:
-    """Half of the 95% confidence interval of a mean over one or more dimensions (Student's t).
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> float(confidence(xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="seed")).round(4))
-    2.0543
-    """
-    from scipy import stats
-
-    dims = (over,) if isinstance(over, str) else over
-    number = np.prod([values.sizes[dim] for dim in dims])
-    return standard_error(values, over) * stats.t.ppf(0.975, number - 1)
-
-
 def greatest(values: xr.DataArray, halves: xr.DataArray) -> tuple[Any, Any]:
     """Greatest value, the interval above it included, and half of that interval; NaNs are left out.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import curves
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,7 +59,7 @@ def draw_accuracy(ax: Any, accuracy: xr.DataArray, one: xr.Dataset):
 
 def draw_scaled(ax: Any, accuracy: xr.DataArray, dataset: xr.Dataset, bounds: Sequence[float]) -> None:
     """Draw all cells over depth / xi_c, phases apart, and the bounds of claims."""
-    mean, halves = accuracy.mean("seed"), curves.confidence(accuracy)
+    mean, halves = accuracy.mean("seed"), bj.plot.confidence(accuracy, "seed")
     scaled = (dataset.depth / dataset.xi_c).transpose(*mean.dims)
     for color, sigma_b in zip(bj.plot.COLORS, dataset.sigma_b.values, strict=False):
         chaotic = dataset.sigma_w > dataset.critical.sel(sigma_b=sigma_b)
@@ -77,7 +76,7 @@ def draw_scaled(ax: Any, accuracy: xr.DataArray, dataset: xr.Dataset, bounds: Se
 
 def draw_rates(ax: Any, found: xr.Dataset) -> None:
     """Draw accuracy over the learning rate for the least and the greatest bias."""
-    mean, halves = found.test.mean("seed"), curves.confidence(found.test)
+    mean, halves = found.test.mean("seed"), bj.plot.confidence(found.test, "seed")
     rates = found.rate / found.depth
     for color, sigma_b in zip(bj.plot.COLORS[::2], found.sigma_b.values, strict=False):
         one, half = mean.sel(sigma_b=sigma_b), halves.sel(sigma_b=sigma_b)
