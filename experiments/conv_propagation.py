@@ -175,7 +175,7 @@ def _curves(config: Config, activation: str, padding: str, window) -> dict:
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Hold both paddings to theory; in the null twin what was measured without a bias stands at every bias."""
+    """Hold both paddings to theory; the null twin has at every bias what was measured without one."""
     both = functools.partial(curves.twins, dataset=dataset, twin=curves.at_bias(dataset, MEASURED, 0.0))
     made = {
         "circular: q, standard errors off": lambda data: abs(_deviations(data)[0]).max(),
