@@ -13,7 +13,7 @@ def test_a_tour_of_one_network():
     assert "| pre_norm | 1 / " in audit_tour.table(dataset)
     # Softmax cancels the key's without any norm
     assert [claim.null for claim in found] == [4, dataset.parameters.sel(fate="needed")[0, 0], 1]
-    counts = dataset.parameters.where(dataset.fate != "cancelled", dataset.without_norms)
+    counts = dataset.parameters.where(dataset.fate != "cancelled", dataset.unnormed)
     assert audit_tour.claims(dataset.assign(parameters=counts))[0].verdict == "fails"
 
 
