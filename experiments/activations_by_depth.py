@@ -11,11 +11,18 @@ sigma_b²/(1 - sigma_w²/2) that is the bias's own noise. Under He's weights a b
 sigma_b² per layer. A bias drives two inputs together in every case but one: tanh under He's weights with a
 small bias is chaotic.
 
-Measured: all curves within 3.7 standard errors of theory. Under Xavier 1/q of tanh grows by 2.02 per layer
-(1.93), q of ReLU halves, to .505 with sigma_b = .5; under He's weights it reaches 7.2 (7) in 20 layers. GELU
-dies without a bias: by 1/4 per layer under Xavier, and under He from 2 to .04.
+Measured: all curves within 3.7 standard errors of theory (61 or more off with the bias switched off). Under
+Xavier 1/q of tanh grows by 2.02 per layer (1.93) and q of ReLU halves, to .505 with sigma_b = .5 (2e-6
+without); under He's weights it reaches 7.2 (7) in 20 layers. A bias of .5 leaves .52 or less of 1 - c in
+every cell. GELU dies without a bias: by 1/4 per layer under Xavier, and under He from 2 to .006.
 
-Cost: about 80 s on 2 CPU cores. Command: `python -m experiments activations_by_depth`.
+Scope: there, GELU under He without a bias, theory is the median network's. Small q falls fastest, so what a
+network of width 200 strays by in early layers grows to three times q, and a few networks hold the mean of 40
+up to 7 times theory, and that of early gradients over the last layer's to 12 times. That is finite width: of
+200 networks each the mean q was 39, 9 and 7 times theory at width 100, 200 and 400, of 100 of width 800 4
+times, and of 40 of width 1600 1.4 times; medians stayed within 1.45 times.
+
+Cost: about 70 s on 2 CPU cores. Command: `python -m experiments activations_by_depth`.
 """
 
 from __future__ import annotations
@@ -43,12 +50,14 @@ INITIALIZERS = {
 }
 """The draw of the weights, and sigma_w² of the first layer, with twice as many inputs, and of the others."""
 MEASURED = ("q", "distance", "log_grad_features")
+TITLES = {"relu": "ReLU", "gelu": "GELU"}
 NOTES = {
-    ("relu", "1 -"): "relu; no bias: one curve",
-    ("relu", "|gr"): "relu; the bias changes nothing",
+    ("relu", "1 -"): "ReLU; no bias: one curve",
+    ("relu", "|gr"): "ReLU; the bias changes nothing",
     ("tanh", "1 -"): "tanh; no bias: one curve, at 1",
+    ("gelu", "|gr"): "GELU; He, no bias: networks differ",
 }
-"""Of panels where curves coincide."""
+"""Titles of panels where curves coincide, or scatter."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +206,13 @@ def figure(dataset: xr.Dataset):
         row[0].set_ylabel(label)
         for name, ax in zip(names, row, strict=True):
             _draw(ax, *(one.sel(activation=name) for one in both))
-            ax.set_title(NOTES.get((name, label[:3]), name), loc="left")
+            ax.set_title(NOTES.get((name, label[:3]), TITLES.get(name, name)), loc="left")
     for ax in grid[-1]:
         ax.set_xlabel("layer")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    finding = "Without a bias Xavier keeps tanh alone; with one, what lives at depth is the bias's noise"
+    finding = (
+        "Without a bias Xavier's weights keep only tanh alive; with one, what is left at depth is its noise"
+    )
     fig.suptitle(f"{finding}\n{drawing.MEDIANS}", fontsize=11)
     return fig
 

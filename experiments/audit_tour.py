@@ -13,7 +13,8 @@ bias that is added to the stream. Key biases are cancelled, unless rotary embedd
 between them and the scores. A value bias can always be replaced by the output bias.
 
 Measured: every count, cancelled / absorbable / needed; absorbable means that other biases, if they stay, can
-do the same. Networks without running statistics are one program in either mode.
+do the same. Networks without running statistics are one program in either mode. Where nothing sees the batch,
+in evaluation or with the norms taken out, none of these are cancelled but the 8 entries of a key bias.
 
     model             biases, training  evaluation  parameters, training  evaluation
     vgg_bn            2 / 0 / 4         0 / 4 / 2   24 / 0 / 45           0 / 48 / 21
@@ -108,7 +109,10 @@ def run(config: Config) -> xr.Dataset:
         "biases": (counted, "biases by verdict; needed: at least in part"),
         "parameters": (counted, "directions of all biases, by what becomes of a shift along them"),
         "by_hand": (("model", "mode"), "cancelled directions that the architecture leads one to expect"),
-        "without_norms": (once, "directions cancelled in the same network without its norms"),
+        "unnormed": (
+            once,
+            "directions cancelled where no norm sees the batch: in evaluation, or without norms",
+        ),
         "has_modes": (once, "whether training and evaluation are different programs"),
         "value_unique": (once, "directions of value biases that no other bias reproduces"),
         "elsewhere": (("model", "projection"), "attention biases that the output bias alone does not absorb"),
@@ -125,9 +129,7 @@ def run(config: Config) -> xr.Dataset:
 
 
 def _audit(name: str, config: Config) -> dict[str, Any]:
-    """Audit one model and its twin without norms, and count."""
-    import flax.linen as nn
-
+    """Audit one model, and its twin without norms if it has no modes, and count."""
     from experiments import gallery
 
     pure, *args = gallery.GALLERY[name].factory(width=config.width)
@@ -136,23 +138,31 @@ def _audit(name: str, config: Config) -> dict[str, Any]:
         sum(gallery.by_hand(name, f.path, f.size, config.width, mode == "train") for f in audit.findings)
         for mode, audit in zip(MODES, audits, strict=True)
     ]
-    with nn.intercept_methods(_skip_norms):
-        pure, *args = gallery.GALLERY[name].factory(width=config.width)
-        twin, _ = _modes(pure, args, config.seed)
+    unnormed = audits[1] if audits[0] is not audits[1] else _without_norms(name, config)
     values = [f for f in audits[0].findings if f.path.endswith("value/bias")]
     return {
         "biases": [_of_biases(audit) for audit in audits],
         "parameters": [_of_parameters(audit) for audit in audits],
         "by_hand": hand,
         "has_modes": audits[0] is not audits[1],
-        "without_norms": _of_parameters(twin)[0],
+        "unnormed": _of_parameters(unnormed)[0],
         "value_unique": sum(f.unique or 0 for f in values),
         "elsewhere": [_elsewhere(audits[0], projection) for projection in PROJECTIONS],
     }
 
 
+def _without_norms(name: str, config: Config) -> BiasAudit:
+    """Audit a model whose norms return what they are given."""
+    import flax.linen as nn
+
+    from experiments import gallery
+
+    with nn.intercept_methods(_skip_norms):
+        pure, *args = gallery.GALLERY[name].factory(width=config.width)
+        return _modes(pure, args, config.seed)[0]
+
+
 def _skip_norms(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """Interceptor of Flax: a norm returns what it is given."""
     import flax.linen as nn
 
     if isinstance(context.module, (nn.BatchNorm, nn.GroupNorm, nn.LayerNorm)):
@@ -199,16 +209,16 @@ def _of_parameters(audit: BiasAudit) -> list[int]:
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Hold what the auditor finds to what can be counted by hand.
 
-    Null twins: of directions cancelled, the same network with its norms taken out; of none in evaluation, the
-    number in training; of what only value biases can do, what only some bias can; of value biases that the
-    output bias does not absorb, query biases, which the attention weights see.
+    Null twins: of directions cancelled in training, those in evaluation, and the other way round; where there
+    are no modes, those of the same network with its norms taken out. Of what only value biases can do, what
+    only some bias can; of value biases that the output bias does not absorb, query biases.
     """
     cancelled = dataset.parameters.sel(fate="cancelled")
     found = []
     for name in dataset.model.values:
         one = dataset.sel(model=name, mode="train")
         claim = f"{name}: cancelled" + (" in training" if one.has_modes else "")
-        both = {"measured": cancelled.sel(model=name, mode="train"), "null": one.without_norms}
+        both = {"measured": cancelled.sel(model=name, mode="train"), "null": one.unnormed}
         found.append(equal(claim, str(one.why.values), one.by_hand, **both, tolerance=0))
     moded = dataset.model[dataset.has_modes.values]
     if moded.size:

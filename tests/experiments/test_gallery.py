@@ -11,6 +11,10 @@ def test_a_tour_of_one_network():
     # Four of the key, one each of the output and the second dense bias
     assert dataset.parameters.sel(fate="cancelled").values.tolist() == [[6, 6]]
     assert "| pre_norm | 1 / " in audit_tour.table(dataset)
+    # Softmax cancels the key's without any norm
+    assert [claim.null for claim in found] == [4, dataset.parameters.sel(fate="needed")[0, 0], 1]
+    counts = dataset.parameters.where(dataset.fate != "cancelled", dataset.unnormed)
+    assert audit_tour.claims(dataset.assign(parameters=counts))[0].verdict == "fails"
 
 
 def test_unknown_models_are_refused():

@@ -1,3 +1,4 @@
+import matplotlib.colors
 import numpy as np
 import xarray as xr
 
@@ -30,4 +31,13 @@ def test_one_dimension_is_told_apart_by_colour_and_marker():
     assert [(line.get_color(), line.get_marker()) for line in ax.lines[1::2]] == [
         (plot.COLORS[0], "o"),
         (plot.COLORS[1], "s"),
+    ]
+
+
+def test_bands_have_the_colour_of_their_dots():
+    _, (ax,) = plot.panels(["family"])
+    measured, theory = (values.isel(sigma_b=0) for values in _pair())
+    drawing.family(ax, "layer", measured, theory, color="order", band=(measured - 1, measured + 1))
+    assert [band.get_facecolor()[0, :3].tolist() for band in ax.collections] == [
+        list(matplotlib.colors.to_rgb(color)) for color in plot.COLORS[:2]
     ]
