@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import biasjax as bj
 from experiments._parts import curves
 from experiments.claims import CLOSED_FORM, POOLE, SCHOENHOLZ, Claim, at_most, equal
 
