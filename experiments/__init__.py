@@ -1,4 +1,4 @@
 """One module per claim about biases; `python -m experiments` lists and runs them.
 
-Words they share are in `experiments/glossary.md`.
+`experiments/glossary.md` says what the words mean that they share.
 """

@@ -37,7 +37,7 @@ only batch norms read, and those of MobileNet v2's batch norms at linear bottlen
 and a batch norm read. In evaluation a conv bias before batch norm can be folded into the norm's own, but not
 before conditional batch norm or FiLM, where a scale that depends on the input lies in between.
 
-Cost: about 75 s on 2 CPU cores, nearly all of it compiling. Command: `python -m experiments audit_tour`.
+Cost: about 115 s on 2 CPU cores, nearly all of it compiling. Command: `python -m experiments audit_tour`.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def figure(dataset: xr.Dataset):
         ax.invert_yaxis()
         ax.grid(False)
     axes[1].set_yticklabels([])
-    fig.suptitle("What batch norm cancels in training, other biases can do in evaluation")
+    fig.suptitle("Batch norm cancels biases in training and none in evaluation")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     axes[0].set_ylabel("network (*: one program in either mode)")
     return fig

@@ -75,7 +75,7 @@ def plane(ax: Any, dataset: xr.Dataset) -> Any:
                 ax.plot(at, bias / std, **style | {"label": None})
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=(0.02, 1e3))
     ax.set(xlabel="decay per update / (1 - momentum of BN)", ylabel="bias left / std")
-    ax.legend(loc="upper center", ncols=2)
+    ax.legend(loc="lower center", ncols=2)
     return drawn
 
 
