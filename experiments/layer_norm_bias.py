@@ -55,7 +55,7 @@ class Config:
     """Features of every layer."""
     depth: int = 40
     """Layers."""
-    seeds: int = 8
+    seeds: int = 10
     """Number of seeds."""
 
 
@@ -71,11 +71,18 @@ def run(config: Config) -> xr.Dataset:
     }
     measure, static = functools.partial(_measure, config), {"order": list(config.orders)}
     dataset = bj.sweep.run(measure, axes, static=static, dims=bj.propagation.DIMS)
-    theory = [_theory(order, config.depth, axes["sigma_w"], axes["ratio"]) for order in config.orders]
+    return with_theory(dataset, config).assign_attrs(width=config.width)
+
+
+def with_theory(dataset: xr.Dataset, config: Config) -> xr.Dataset:
+    """Add gradient rates and correlations of wide networks."""
+    scales = dataset.sigma_w.values, dataset.ratio.values
+    theory = [_theory(str(order), config.depth, *scales) for order in dataset.order.values]
     rate, correlation = (np.stack(part) for part in zip(*theory, strict=True))
-    dataset["rate_theory"] = ("order", "sigma_w", "ratio"), rate
-    dataset["correlation_theory"] = ("order", "layer", "sigma_w", "ratio"), correlation
-    return dataset.assign_coords(layer=np.arange(1, config.depth + 1)).assign_attrs(width=config.width)
+    return dataset.assign(
+        rate_theory=(("order", "sigma_w", "ratio"), rate),
+        correlation_theory=(("order", "layer", "sigma_w", "ratio"), correlation),
+    ).assign_coords(layer=np.arange(1, config.depth + 1))
 
 
 def _measure(config: Config, key, *, sigma_w, ratio, order: str) -> dict:
@@ -109,88 +116,124 @@ def _theory(order: str, depth: int, sigma_w: np.ndarray, ratio: np.ndarray) -> t
     return np.asarray(bj.normrates.layer_norm(activation, *scales, **options)), np.asarray(correlation)
 
 
+def without_bias(dataset: xr.Dataset) -> xr.Dataset:
+    """The null twin: what was measured without a bias, held to the theory of all biases."""
+    still = dataset[list(MEASURED)].sel(ratio=0.0, drop=True)
+    return dataset.assign({name: x.broadcast_like(dataset[name]) for name, x in still.items()})
+
+
+def growth(dataset: xr.Dataset) -> xr.DataArray:
+    """Growth of the squared gradient in each layer that knows neither the input nor the loss."""
+    return bj.propagation.growth(dataset.log_grad_features, ends=_ENDS)
+
+
 def critical(rate: xr.DataArray) -> xr.DataArray:
-    """Ratio at which a falling rate passes 1, by interpolation of 1/rate, which is linear behind ReLU."""
+    """Ratio at which a falling rate passes 1, infinite if it never does.
+
+    Found by interpolation of 1/rate, which is linear behind ReLU.
+    """
     import xarray as xr
 
     def crossing(values):
-        return np.interp(1.0, 1 / values, rate.ratio.values, left=np.nan, right=np.nan)
+        return np.interp(1.0, 1 / values, rate.ratio.values, left=np.inf, right=np.inf)
 
     return xr.apply_ufunc(crossing, rate, input_core_dims=[["ratio"]], vectorize=True)
 
 
 def claims(dataset: xr.Dataset) -> list[Claim]:
-    """Hold rates, critical biases and correlations to the theory."""
-    each = bj.propagation.growth(dataset.log_grad_features, ends=_ENDS)
-    over, cells = ("layer", "seed"), ("sigma_w", "ratio")
-    rate = each.mean(over)
+    """Hold rates, critical biases and correlations to the theory; null twins have no bias."""
+    off, over, cells = without_bias(dataset), ("layer", "seed"), ("sigma_w", "ratio")
+
+    def worst(data: xr.Dataset) -> xr.DataArray:
+        return abs(growth(data).mean(over) / data.rate_theory - 1).max(cells)
+
+    each = growth(dataset)
     # Three standard errors, and the first correction to infinite width
-    bound = 3 * (curves.standard_error(each, over, ddof=0) / rate).max(cells) + 2 / dataset.attrs["width"]
-    off = abs(rate / dataset.rate_theory - 1).max(cells)
-    rates = curves.rates(off, bound, CLOSED_FORM)
-    return [*rates, *_critical(dataset, rate, bound), *_correlations(dataset)]
+    error = (curves.standard_error(each, over, ddof=0) / each.mean(over)).max(cells)
+    bound = 3 * error + 2 / dataset.attrs["width"]
+    rates = curves.rates(worst(dataset), bound, CLOSED_FORM, worst(off))
+    return [*rates, *_critical(dataset, off, bound), *_correlations(dataset, off)]
 
 
-def _critical(dataset: xr.Dataset, rate: xr.DataArray, bound: xr.DataArray) -> list[Claim]:
+def _critical(dataset: xr.Dataset, off: xr.Dataset, bound: xr.DataArray) -> list[Claim]:
     """Bias at which explosion turns into decay; it may be off by as much as the rates may."""
+    each = growth(dataset).mean("layer")
+    rate, half, theory = each.mean("seed"), curves.confidence(each), dataset.rate_theory
+    rates = (rate, growth(off).mean(("layer", "seed")), rate + half, theory, theory * (1 + bound))
     # The weight scales share their draws, so a mean over them scatters as one does
-    found, expected, reach = (
-        critical(values).mean("sigma_w")
-        for values in (rate, dataset.rate_theory, dataset.rate_theory * (1 + bound))
+    found, never, upper, expected, reach = (
+        critical(values.sel(order=[RELU, TANH])).mean("sigma_w") for values in rates
     )
-    text = "{}: sigma_b²/sigma_w² at which the growth is 1"
-    made, tolerance = [], abs(reach - expected)
+    made = []
     values = ((RELU, CLOSED_FORM, 1 / (np.pi - 1)), (TANH, QUADRATURE, expected.sel(order=TANH)))
-    for name, source, value in values:
-        at, off = found.sel(order=name), tolerance.sel(order=name)
-        made.append(equal(text.format(name), source, value, at, tolerance=off))
+    for order, source, value in values:
+        text = f"{order.removeprefix('dense-')}: sigma_b²/sigma_w² at growth 1"
+        at, null, end, tolerance = (x.sel(order=order) for x in (found, never, upper, abs(reach - expected)))
+        made.append(equal(text, source, value, at, tolerance=tolerance, interval=end - at, null=null))
     return made
 
 
-def _correlations(dataset: xr.Dataset) -> list[Claim]:
+def _correlations(dataset: xr.Dataset, off: xr.Dataset) -> list[Claim]:
     """What the bias costs: two inputs become one, as fast as gradients decay."""
-    apart = abs(dataset.correlation - dataset.correlation_theory).mean("seed").median()
-    usable = (dataset.distance > 1e-9) & (dataset.distance < 1e-2)
-    falls = np.exp(np.log(dataset.distance.where(usable)).diff("layer").mean(("layer", "seed")))
-    steady = usable.sum(("layer", "seed")) > dataset.sizes["seed"] * 8
-    off = abs(falls / dataset.rate_theory - 1).where(steady).median()
-    last = dataset.distance.sel(order=RELU).isel(ratio=-1, layer=-1).max()
-    text = "past the critical bias: fall of 1 - c per layer / growth of gradients - 1, median"
-    error = 2 / np.sqrt(dataset.attrs["width"])
+    biased = dataset.ratio > 0
+    steady = _log_small(dataset).notnull().sum(("layer", "seed")) > dataset.sizes["seed"] * 8
+
+    def apart(data: xr.Dataset) -> xr.DataArray:
+        return abs((data.correlation - data.correlation_theory).mean("seed")).where(biased).median()
+
+    def fall(data: xr.Dataset) -> xr.DataArray:
+        # Where 1 - c never gets small it does not fall
+        logs = _log_small(data).diff("layer").mean(("layer", "seed")).fillna(0.0)
+        return abs(np.exp(logs) / data.rate_theory - 1).where(steady & biased).median()
+
+    def last(data: xr.Dataset) -> xr.DataArray:
+        return data.distance.sel(order=RELU).isel(ratio=-1, layer=-1).max()
+
+    near = "correlation - theory: median, bias on"
+    error = 2 / np.sqrt(dataset.attrs["width"] * dataset.sizes["seed"])
+    end = f"{RELU.removeprefix('dense-')}: 1 - c at the end, most bias"
     return [
-        at_most("correlation of two inputs - theory, median", QUADRATURE, error, apart),
-        at_most(text, CLOSED_FORM, 0.02, off),
-        at_most(f"{RELU}: 1 - c in the last layer, greatest bias", QUADRATURE, 0.05, last),
+        at_most(near, QUADRATURE, error, **curves.twins(apart, dataset, off)),
+        at_most("fall of 1 - c / growth - 1: median", CLOSED_FORM, 0.02, **curves.twins(fall, dataset, off)),
+        at_most(end, QUADRATURE, 1e-3, **curves.twins(last, dataset, off)),
     ]
+
+
+def _log_small(dataset: xr.Dataset) -> xr.DataArray:
+    """Log of 1 - c where that is small, but not as small as rounding."""
+    return np.log(dataset.distance.where((dataset.distance > 1e-9) & (dataset.distance < 1e-2)))
 
 
 def figure(dataset: xr.Dataset):
     """Growth over the bias, correlation over the bias, and both by layer for layer norm behind ReLU."""
-    titles = ["growth of squared gradients per layer"]
-    titles += [f"correlation of two inputs, layer {dataset.sizes['layer']}"]
-    titles += [f"{RELU}: squared gradient", f"{RELU}: correlation of two inputs"]
-    fig, axes = bj.plot.panels(titles)
+    titles = ["gradients: explode above 1, vanish below", f"two inputs in layer {dataset.sizes['layer']}"]
+    titles += [f"{RELU}: gradients", f"{RELU}: two inputs"]
+    fig, axes = bj.plot.panels(titles, size=(4.8, 3.3))
     one = dataset.isel(sigma_w=0)
     _draw_over_bias(axes[:2], one)
     _draw_by_layer(axes[2:], one.sel(order=RELU))
-    axes[0].legend()
-    axes[2].legend(title=r"$\sigma_b^2/\sigma_w^2$", loc="upper right", ncols=2)
-    fig.suptitle(
-        "above: lines theory of wide networks, dots measured; below: lines measured, dashes theory",
-        fontsize=10,
-    )
+    axes[1].legend(loc="lower right")
+    options = {"loc": "center right", "bbox_to_anchor": (1, 0.42), "ncols": 3, "columnspacing": 1}
+    axes[3].legend(title=r"$\sigma_b^2/\sigma_w^2$, both panels", **options)
+    finding = "A bias turns explosion behind layer norm into decay, and then makes all inputs one"
+    how = f"mean of {dataset.sizes['seed']} seeds, bands its 95% interval"
+    how += "; above: dots measured, lines theory; below: lines measured, dashes theory"
+    fig.suptitle(f"{finding}\n{how}", fontsize=10)
     return fig
 
 
 def _draw_over_bias(axes, one: xr.Dataset) -> None:
-    rate = bj.propagation.growth(one.log_grad_features, ends=_ENDS).mean(("layer", "seed"))
     last = one.isel(layer=-1)
-    pairs = ((rate, one.rate_theory), (last.correlation.mean("seed"), last.correlation_theory))
-    for ax, pair in zip(axes, pairs, strict=True):
-        drawing.family(ax, "ratio", *pair, color="order")
+    pairs = ((growth(one).mean("layer"), one.rate_theory), (last.correlation, last.correlation_theory))
+    for ax, (each, theory) in zip(axes, pairs, strict=True):
+        mean, half = each.mean("seed"), curves.confidence(each)
+        drawing.family(ax, "ratio", mean, theory, color="order", band=(mean - half, mean + half))
         ax.axvline(1 / (np.pi - 1), color="grey", linewidth=0.8, linestyle=":")
         ax.set_xlabel(r"$\sigma_b^2/\sigma_w^2$ (dotted: $1/(\pi-1)$)")
     axes[0].axhline(1, color="grey", linewidth=0.8)
+    axes[0].set_ylabel("growth of |gradient|² per layer")
+    axes[1].set_ylabel("correlation of pre-activations")
+    axes[1].text(0.97, 0.86, "all coincide at 1", transform=axes[1].transAxes, ha="right", fontsize=8)
 
 
 def _draw_by_layer(axes, one: xr.Dataset) -> None:
@@ -204,6 +247,8 @@ def _draw_by_layer(axes, one: xr.Dataset) -> None:
         axes[0].plot(part.layer, theory, **dashes)
         bj.plot.line(axes[1], part.correlation, "layer", over="seed", **label)
         axes[1].plot(part.layer, part.correlation_theory, **dashes)
-    axes[0].set_yscale("log")
+    axes[0].set(yscale="log", ylabel="|gradient|² / the last layer's")
+    axes[1].set_ylabel("correlation of pre-activations")
     for ax in axes:
         ax.set_xlabel("layer")
+        ax.locator_params(axis="x", integer=True)

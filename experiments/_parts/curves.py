@@ -193,10 +193,17 @@ def twins(measure: Callable[[xr.Dataset], Any], dataset: xr.Dataset, twin: xr.Da
     return {"measured": float(measure(dataset)), "null": float(measure(twin))}
 
 
-def rates(off: xr.DataArray, bound: xr.DataArray, source: str) -> list[Claim]:
-    """Claim of every order that the growth of its gradients is off from theory by no more than a bound."""
-    text = "{}: growth / theory - 1, worst"
+def rates(off: xr.DataArray, bound: xr.DataArray, source: str, null: xr.DataArray) -> list[Claim]:
+    """Claim of every order that the growth of its gradients is off from theory by no more than a bound.
+
+    The deviations are those of the worst cell; ``null`` holds those of the null twins, by order, too.
+    """
     return [
-        at_most(text.format(order), source, bound.sel(order=order), off.sel(order=order))
+        at_most(
+            f"{order}: growth / theory - 1",
+            source,
+            *(x.sel(order=order) for x in (bound, off)),
+            null=null.sel(order=order),
+        )
         for order in off.order.values
     ]

@@ -44,8 +44,9 @@ def test_deviations_count_standard_errors():
 def test_rates_hold_every_order_to_its_own_bound():
     coords = {"order": ["a", "b"]}
     off, bound = (xr.DataArray(values, coords, dims="order") for values in ([0.1, 0.3], [0.2, 0.2]))
-    found = curves.rates(off, bound, "source")
-    assert [(claim.name[0], claim.holds) for claim in found] == [("a", True), ("b", False)]
+    found = curves.rates(off, bound, "source", 2 * bound)
+    assert [(claim.name[0], claim.verdict) for claim in found] == [("a", "holds"), ("b", "fails")]
+    assert curves.rates(off, bound, "source", off)[0].verdict == "empty"
 
 
 def test_the_greatest_value_counts_its_interval_and_leaves_out_nan():
