@@ -181,7 +181,7 @@ def _steeper(dataset: xr.Dataset) -> xr.DataArray:
     """Growth with the greatest bias over that with none: lower end of its 95% interval, least of batches."""
     logs = log_growth(dataset)
     paired = logs.isel(sigma_b=-1) - logs.sel(sigma_b=0.0)
-    lower = paired.mean("seed") - curves.confidence(paired)
+    lower = paired.mean("seed") - bj.plot.confidence(paired, "seed")
     enough = dataset.batch_size >= SCATTER[str(dataset.order.values)]
     return lower.where(enough).min("batch_size").pipe(np.exp)
 
@@ -189,7 +189,9 @@ def _steeper(dataset: xr.Dataset) -> xr.DataArray:
 def _correlations(dataset: xr.Dataset, off: xr.Dataset) -> Claim:
     def apart(data: xr.Dataset) -> tuple[float, float]:
         late = data.correlation.isel(layer=slice(_ENDS, None)).sel(order="dense-bn-relu").mean("layer")
-        return curves.greatest(abs(late.mean("seed") - data.correlation_theory), curves.confidence(late))
+        return curves.greatest(
+            abs(late.mean("seed") - data.correlation_theory), bj.plot.confidence(late, "seed")
+        )
 
     (worst, interval), (null, _) = apart(dataset), apart(off)
     bound = 3 / np.sqrt(dataset.attrs["width"] * dataset.sizes["seed"])
@@ -233,7 +235,7 @@ def figure(dataset: xr.Dataset):
 
 
 def _draw_family(ax, x: str, each: xr.DataArray, theory: xr.DataArray, **style: Any) -> None:
-    mean, half = each.mean("seed"), curves.confidence(each)
+    mean, half = each.mean("seed"), bj.plot.confidence(each, "seed")
     drawing.family(ax, x, mean, theory, band=(mean - half, mean + half), **style)
 
 
@@ -246,7 +248,7 @@ def _draw_growth(ax, dataset: xr.Dataset, x: str) -> None:
         color = bj.plot.COLORS[list(dataset.order.values).index(name)]
         style = {"color": color, "linestyle": ":", "marker": "v", "markersize": 3.5}
         logs = log_growth(dataset).sel(order=name)
-        mean, half = logs.mean("seed"), curves.confidence(logs)
+        mean, half = logs.mean("seed"), bj.plot.confidence(logs, "seed")
         bj.plot.line(ax, mean.pipe(np.exp), x, label=f"{name}: geometric mean", **style)
         ends = np.exp(mean.values - half.values), np.exp(mean.values + half.values)
         ax.fill_between(mean[x].values, *ends, color=color, alpha=0.2, linewidth=0)

@@ -158,7 +158,7 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
 def _critical(dataset: xr.Dataset, off: xr.Dataset, bound: xr.DataArray) -> list[Claim]:
     """Bias at which explosion turns into decay; it may be off by as much as the rates may."""
     each = growth(dataset).mean("layer")
-    rate, half, theory = each.mean("seed"), curves.confidence(each), dataset.rate_theory
+    rate, half, theory = each.mean("seed"), bj.plot.confidence(each, "seed"), dataset.rate_theory
     rates = (rate, growth(off).mean(("layer", "seed")), rate + half, theory, theory * (1 + bound))
     # The weight scales share their draws, so a mean over them scatters as one does
     found, never, upper, expected, reach = (
@@ -226,7 +226,7 @@ def _draw_over_bias(axes, one: xr.Dataset) -> None:
     last = one.isel(layer=-1)
     pairs = ((growth(one).mean("layer"), one.rate_theory), (last.correlation, last.correlation_theory))
     for ax, (each, theory) in zip(axes, pairs, strict=True):
-        mean, half = each.mean("seed"), curves.confidence(each)
+        mean, half = each.mean("seed"), bj.plot.confidence(each, "seed")
         drawing.family(ax, "ratio", mean, theory, color="order", band=(mean - half, mean + half))
         ax.axvline(1 / (np.pi - 1), color="grey", linewidth=0.8, linestyle=":")
         ax.set_xlabel(r"$\sigma_b^2/\sigma_w^2$ (dotted: $1/(\pi-1)$)")

@@ -38,6 +38,5 @@ def test_bands_have_the_colour_of_their_dots():
     _, (ax,) = plot.panels(["family"])
     measured, theory = (values.isel(sigma_b=0) for values in _pair())
     drawing.family(ax, "layer", measured, theory, color="order", band=(measured - 1, measured + 1))
-    assert [band.get_facecolor()[0, :3].tolist() for band in ax.collections] == [
-        list(matplotlib.colors.to_rgb(color)) for color in plot.COLORS[:2]
-    ]
+    drawn = [matplotlib.colors.to_rgb(np.asarray(band.get_facecolor())[0]) for band in ax.collections]
+    assert drawn == [matplotlib.colors.to_rgb(color) for color in plot.COLORS[:2]]
