@@ -138,7 +138,11 @@ def real(what: str, value: Any, expected: str = "a real number, or an array of t
     Traceback (most recent call last):
     TypeError: factor: expected a real number, or an array of them, got '0.5'. Convert it first.
     """
-    known = value if isinstance(value, jax.core.Tracer) else _as_numpy(value)
+    known = value
+    if not isinstance(value, jax.core.Tracer):
+        known = None
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            known = np.asarray(value)
     if known is None or not _is_real(known.dtype):
         fail(what, expected, _shown(value), "Convert it first.", TypeError)
     return known
@@ -285,16 +289,8 @@ def _dtype(value: Any) -> np.dtype[Any]:
     return found
 
 
-def _as_numpy(value: Any) -> np.ndarray | None:
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def _is_real(dtype: Any) -> bool:
-    kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
 
 
 def _shown(value: Any) -> str:

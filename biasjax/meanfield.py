@@ -37,8 +37,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from biasjax import check, gaussian
-from biasjax._theory import arguments, moments
-from biasjax._theory.arguments import floats, ranged
+from biasjax._theory import moments
+from biasjax._theory.arguments import checked, floats, ranged, stacked
 
 __all__ = [
     "backward",
@@ -71,8 +71,7 @@ def variance_map(
     >>> bool(jnp.isclose(variance_map("relu", 3.0, jnp.sqrt(2.0)), 3.0))
     True
     """
-    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q)
     return (sigma_w**2 * moments.second_moment(act, q) + sigma_b**2).astype(dtype)
 
 
@@ -96,8 +95,7 @@ def correlation_map(
     """
     q_other = q if q_other is None else q_other
     scales = {"sigma_w": sigma_w, "sigma_b": sigma_b, "q": q, "q_other": q_other, "c": c}
-    (sigma_w, sigma_b, q, q_other, c), dtype = ranged(**scales)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q, q_other, c), dtype = checked(activation, **scales)
     covariance = gaussian.joint_expectation(act, act, c, jnp.sqrt(q), jnp.sqrt(q_other))
     above = [sigma_w**2 * moments.second_moment(act, x) + sigma_b**2 for x in (q, q_other)]
     norm = jnp.sqrt(above[0]) * jnp.sqrt(above[1])
@@ -128,8 +126,7 @@ def trajectory(
     >>> print(jnp.sqrt(q[jnp.array([0, 1, 2, 50])]))
     [1.41421... 1.0618... 1.035... 1.0334...]
     """
-    (sigma_w, sigma_b, q, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q, c), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
 
     def above(q: jax.Array, c: jax.Array) -> _Layer:
         return variance_map(act, q, sigma_w, sigma_b), correlation_map(act, c, q, sigma_w, sigma_b)
@@ -180,13 +177,11 @@ def conv_trajectory(
     Xiao et al., arXiv 1806.05393.
     """
     check.choice("padding", padding, ("CIRCULAR", "SAME"))
-    (sigma_w, sigma_b, q, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q, c), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q, c=c)
     shares = ranged(window=window)[0][0].astype(q.dtype)
     if shares.ndim != 1 or shares.size % 2 == 0:
         check.fail("window", "an odd number of weights", shares.shape, "E.g. [1 / 3, 1 / 3, 1 / 3].")
-    if q.ndim == 0:
-        check.fail("q", "the variances of all positions, (..., positions)", "one number", "See trajectory.")
+    stacked("q", q, "(..., positions)")
 
     def above(q: jax.Array, c: jax.Array) -> _Layer:
         both = moments.second_moment(act, q), gaussian.joint_expectation(act, act, c, jnp.sqrt(q))
@@ -226,11 +221,9 @@ def fluctuations(
     Roberts, Yaida & Hanin, arXiv 2106.10165, chapter 4.
     """
     check.in_range("width", width, low=1.0)
-    (sigma_w, q, width), dtype = ranged(sigma_w=sigma_w, q=q, width=width)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, q, width), dtype = checked(activation, sigma_w=sigma_w, q=q, width=width)
     square = moments.square(act)
-    if q.ndim == 0:
-        check.fail("q", "the variances of all layers, (depth, ...)", "one number", "See trajectory.")
+    stacked("q", q, "(depth, ...)")
 
     def layer(variance: jax.Array, at: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         q, sigma_w, width = at
@@ -252,8 +245,7 @@ def chi(activation: gaussian.Function, q: ArrayLike, sigma_w: ArrayLike, c: Arra
     True
     """
     whole = isinstance(c, (int, float)) and c == 1
-    (sigma_w, q, c), dtype = ranged(sigma_w=sigma_w, q=q, c=c)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, q, c), dtype = checked(activation, sigma_w=sigma_w, q=q, c=c)
     moment = moments.slope_moment(act, q) if whole else moments.slope_covariance(act, c, q)
     return (sigma_w**2 * moment).astype(dtype)
 
@@ -276,8 +268,7 @@ def backward(log_growth: ArrayLike) -> jax.Array:
     [3.5 3. 2. 0. ]
     """
     (growth,), dtype = floats(log_growth=log_growth)
-    if growth.ndim == 0:
-        check.fail("log_growth", "the factors of all layers, (depth - 1, ...)", "one number", "Stack them.")
+    stacked("log_growth", growth, "(depth - 1, ...)")
     above = jax.lax.cumsum(growth, reverse=True)
     return jnp.pad(above, [(0, 1)] + [(0, 0)] * (above.ndim - 1)).astype(dtype)
 

@@ -26,8 +26,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from biasjax import _text, activations, check, gaussian, meanfield
-from biasjax._theory import arguments, batches, moments
-from biasjax._theory.arguments import ranged
+from biasjax._theory import batches, moments
+from biasjax._theory.arguments import checked, ranged
 
 __all__ = [
     "PLACES",
@@ -86,9 +86,10 @@ def batch_norm(
     1.2000 1.7882
     """
     check.choice("place", place, PLACES)
-    (size, sigma_w, sigma_b), dtype = ranged(batch_size=batch_size, sigma_w=sigma_w, sigma_b=sigma_b)
+    act, (size, sigma_w, sigma_b), dtype = checked(
+        activation, batch_size=batch_size, sigma_w=sigma_w, sigma_b=sigma_b
+    )
     _check_batch(batch_size)
-    act = arguments.activation(activation, dtype)
     if act == activations.get("linear"):
         rate = (size - 2) / (size - 3)
     elif place == "before":
@@ -138,8 +139,7 @@ def layer_norm(
     """
     check.choice("place", place, PLACES)
     check.flags(centred=centred)
-    (sigma_w, sigma_b), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b)
     if place == "before":
         one = jnp.ones_like(sigma_w)
         variance = sigma_w**2 * moments.second_moment(act, one) + sigma_b**2
@@ -177,8 +177,7 @@ def layer_norm_correlation(
     check.flags(centred=centred)
     if place == "before":
         return meanfield.correlation_map(activation, c, 1.0, sigma_w, sigma_b)
-    (sigma_w, sigma_b, c), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, c=c)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, c), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, c=c)
     q = sigma_w**2 + sigma_b**2
     root = jnp.sqrt(q)
     shift = gaussian.expectation(act, root) ** 2 if centred else 0.0
@@ -200,8 +199,7 @@ def residual(
     >>> residual("relu", 1.0, 1.0, 0.5)
     Residual(q=1.75, rate=1.5)
     """
-    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q)
     above = meanfield.variance_map(act, q, sigma_w, sigma_b)
     return Residual((q + above).astype(dtype), (1 + meanfield.chi(act, q, sigma_w)).astype(dtype))
 

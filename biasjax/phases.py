@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from biasjax import _text, check, gaussian
-from biasjax._theory import arguments, correlation, implicit, moments, roots, variance
-from biasjax._theory.arguments import floats, ranged
+from biasjax._theory import correlation, implicit, moments, roots, variance
+from biasjax._theory.arguments import checked, floats
 from biasjax._theory.compiling import compiled
 from biasjax._theory.variance import CriticalLine, FixedPoints
 from biasjax.activations import Activation
@@ -110,8 +110,7 @@ def fixed_points(
     [0. ... inf inf] [ True False False False]
     """
     check.positive_int("slots", slots)
-    (sigma_w, sigma_b), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b)
     return _cast(variance.fixed_points(act, slots, sigma_w, sigma_b), dtype)
 
 
@@ -129,8 +128,7 @@ def order_parameters(
     >>> print(f"{deep.q:.4f} {deep.chi_1:.4f} {deep.c:.3f} {deep.xi_c:.1f} {STATUSES[deep.status]}")
     0.7218 1.0477 0.744 25.2 converges
     """
-    (sigma_w, sigma_b, q), dtype = ranged(sigma_w=sigma_w, sigma_b=sigma_b, q=q)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_w, sigma_b, q), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q)
     return _cast(_order_parameters(act, sigma_w, sigma_b, q), dtype)
 
 
@@ -152,8 +150,7 @@ def critical_line(activation: gaussian.Function, sigma_b: ArrayLike = 0.0, *, sl
     [ inf 1.45...] [False False]
     """
     check.positive_int("slots", slots)
-    (sigma_b,), dtype = ranged(sigma_b=sigma_b)
-    act = arguments.activation(activation, dtype)
+    act, (sigma_b,), dtype = checked(activation, sigma_b=sigma_b)
     return _cast(variance.critical_line(act, slots, sigma_b), dtype)
 
 

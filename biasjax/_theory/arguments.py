@@ -67,6 +67,32 @@ def ranged(**values: Numbers) -> tuple[list[jax.Array], np.dtype]:
     return list(jnp.broadcast_arrays(*arrays)), dtype
 
 
+def checked(value: Any, **numbers: Numbers) -> tuple[Activation, list[jax.Array], np.dtype]:
+    """Check an activation and numbers, as `activation` and `ranged` do.
+
+    Examples
+    --------
+    >>> act, (q,), dtype = checked("relu", q=2.0)
+    >>> act.kinks, q.shape, dtype
+    ((0.0,), (), dtype('float32'))
+    """
+    arrays, dtype = ranged(**numbers)
+    return activation(value, dtype), arrays, dtype
+
+
+def stacked(name: str, array: jax.Array, shape: str) -> None:
+    """Raise when an array of ``shape`` has no axis.
+
+    Examples
+    --------
+    >>> stacked("q", jnp.float32(1.0), "(depth, ...)")
+    Traceback (most recent call last):
+    ValueError: q: expected an array (depth, ...), got one number. Stack those of all.
+    """
+    if array.ndim == 0:
+        check.fail(name, f"an array {shape}", "one number", "Stack those of all.")
+
+
 def activation(value: Any, dtype: Any = None) -> Activation:
     """Look an activation up as `activations.get`, and see that it is elementwise in ``dtype``.
 
