@@ -169,7 +169,7 @@ def _critical(dataset: xr.Dataset, off: xr.Dataset, bound: xr.DataArray) -> list
     made = []
     values = ((RELU, CLOSED_FORM, 1 / (np.pi - 1)), (TANH, QUADRATURE, expected.sel(order=TANH)))
     for order, source, value in values:
-        text = f"{order.removeprefix('dense-')}: sigma_b²/sigma_w² at growth 1"
+        text = f"{order.removeprefix('dense-')}: critical sigma_b²/sigma_w²"
         at, null, end, tolerance = (x.sel(order=order) for x in (found, never, upper, abs(reach - expected)))
         made.append(equal(text, source, value, at, tolerance=tolerance, interval=end - at, null=null))
     return made
@@ -191,7 +191,7 @@ def _correlations(dataset: xr.Dataset, off: xr.Dataset) -> list[Claim]:
     def last(data: xr.Dataset) -> xr.DataArray:
         return data.distance.sel(order=RELU).isel(ratio=-1, layer=-1).max()
 
-    near = "correlation - theory: median, bias on"
+    near = "correlation - theory, median"
     error = 2 / np.sqrt(dataset.attrs["width"] * dataset.sizes["seed"])
     end = f"{RELU.removeprefix('dense-')}: 1 - c at the end, most bias"
     return [

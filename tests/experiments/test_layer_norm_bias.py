@@ -35,7 +35,7 @@ def _verdicts(dataset):
 def test_claims_hold_for_ideal_networks(ideal):
     found = _verdicts(ideal)
     assert set(found.values()) == {"holds"}
-    assert max(map(len, found)) <= 38
+    assert max(map(len, found)) <= 36
 
 
 def test_claims_fail_where_the_bias_is_off(ideal):
