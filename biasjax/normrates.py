@@ -17,23 +17,29 @@ from __future__ import annotations
 
 # jax leaves the devices in its functions' signatures untyped
 # pyright: reportUnknownMemberType=false
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from biasjax import _text, activations, check, gaussian, meanfield
-from biasjax._theory import batches, moments
+from biasjax._theory import batches, labelling, moments
 from biasjax._theory.arguments import checked, ranged
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "PLACES",
     "Residual",
     "batch_norm",
     "batch_norm_relu",
+    "diagram",
     "layer_norm",
     "layer_norm_correlation",
     "residual",
@@ -202,6 +208,31 @@ def residual(
     act, (sigma_w, sigma_b, q), dtype = checked(activation, sigma_w=sigma_w, sigma_b=sigma_b, q=q)
     above = meanfield.variance_map(act, q, sigma_w, sigma_b)
     return Residual((q + above).astype(dtype), (1 + meanfield.chi(act, q, sigma_w)).astype(dtype))
+
+
+def diagram(rate: Callable[..., Any], **axes: npt.ArrayLike) -> xr.Dataset:
+    """Evaluate a function of this module on a product of axes, labelled for figures.
+
+    Parameters
+    ----------
+    rate
+        Function of the axes' names, e.g. ``functools.partial(layer_norm, "relu", place="after")``.
+    **axes
+        Numbers along each axis.
+
+    Returns
+    -------
+    xr.Dataset
+        ``rate``, or the fields of `Residual`, over the axes in their order.
+
+    Examples
+    --------
+    >>> import functools
+    >>> behind_relu = functools.partial(layer_norm, "relu", place="after")
+    >>> print(diagram(behind_relu, sigma_w=[1.0], sigma_b=[0.0, 1.0]).rate.values.round(3))
+    [[1.467 0.733]]
+    """
+    return labelling.grid(rate, axes)
 
 
 def _check_batch(batch_size: ArrayLike) -> None:

@@ -13,18 +13,23 @@ from __future__ import annotations
 
 # jax leaves the devices in its functions' signatures untyped
 # pyright: reportUnknownMemberType=false
-from typing import Any, NamedTuple, TypeVar, cast
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from biasjax import _text, check, gaussian
-from biasjax._theory import correlation, implicit, moments, roots, variance
+from biasjax._theory import correlation, implicit, labelling, moments, roots, variance
 from biasjax._theory.arguments import checked, floats
 from biasjax._theory.compiling import compiled
 from biasjax._theory.variance import CriticalLine, FixedPoints
 from biasjax.activations import Activation
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "CONVERGES",
@@ -38,6 +43,7 @@ __all__ = [
     "OrderParameters",
     "critical_line",
     "depth_scale",
+    "diagram",
     "fixed_points",
     "order_parameters",
 ]
@@ -152,6 +158,27 @@ def critical_line(activation: gaussian.Function, sigma_b: ArrayLike = 0.0, *, sl
     check.positive_int("slots", slots)
     act, (sigma_b,), dtype = checked(activation, sigma_b=sigma_b)
     return _cast(variance.critical_line(act, slots, sigma_b), dtype)
+
+
+def diagram(activation: gaussian.Function, *, sigma_w: npt.ArrayLike, sigma_b: npt.ArrayLike) -> xr.Dataset:
+    """Evaluate `order_parameters` on the plane of two lists of scales, labelled for figures.
+
+    Returns
+    -------
+    xr.Dataset
+        Fields of `OrderParameters` over ``sigma_w`` and ``sigma_b``, with long names and units.
+
+    Examples
+    --------
+    >>> plane = diagram("tanh", sigma_w=[0.5, 1.0, 2.0], sigma_b=[0.1, 0.5])
+    >>> plane.xi_c.dims, plane.xi_c.attrs["units"]
+    (('sigma_w', 'sigma_b'), 'layers')
+    >>> print(plane.c.sel(sigma_b=0.1).values.round(3))
+    [1.    1.    0.038]
+    """
+    return labelling.grid(
+        functools.partial(order_parameters, activation), {"sigma_w": sigma_w, "sigma_b": sigma_b}
+    )
 
 
 def depth_scale(factor: ArrayLike) -> jax.Array:

@@ -22,7 +22,7 @@ ROWS = (
     ("_files", "_jaxpr.interpret"),
     ("_jaxpr.double", "_jaxpr.kinks", "_jaxpr.copies", "_jaxpr.meetings"),
     ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows", "_theory.implicit"),
-    ("_theory.arguments", "_theory.compiling", "_theory.quadrature", "_theory.roots"),
+    ("_theory.arguments", "_theory.compiling", "_theory.labelling", "_theory.quadrature", "_theory.roots"),
     ("_theory.sines",),
     ("gaussian", "linear", "norms"),
     ("_theory.moments", "_theory.batches"),
