@@ -80,6 +80,11 @@ def elementwise(*, static: int = 0) -> Callable[[Callable[..., Any]], Callable[.
     return wrap
 
 
+def still(where: jax.Array, x: jax.Array) -> jax.Array:
+    """Drop derivatives where x does not move, which may be 0 times an overflow."""
+    return jnp.where(where, jax.lax.stop_gradient(x), x)
+
+
 def _forwards(fn: Callable[..., Any]) -> Callable[..., Any]:
     forwards = jax.custom_jvp(fn)
 
@@ -104,9 +109,7 @@ def _forwards(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _slopes(fn: Callable[..., Any], by: tuple[int, ...], *at: jax.Array) -> list[jax.Array]:
     """Derivatives of the floating results by some arguments, along a new last axis."""
-    units = tuple(
-        jnp.stack([jnp.full_like(x, float(i == j)) for j in by], axis=-1) for i, x in enumerate(at)
-    )
+    units = tuple(jnp.stack([jnp.full_like(x, float(i == j)) for j in by], axis=-1) for i, x in enumerate(at))
 
     def along(unit: tuple[jax.Array, ...]) -> list[jax.Array]:
         moved = jax.tree.leaves(jax.jvp(fn, at, unit)[1])

@@ -118,9 +118,10 @@ def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLi
     used = jnp.isfinite(t)
     t = jnp.where(used, t, 0.0)
     sigma_w = 1 / jnp.sqrt(moments.slope_moment(act, jnp.exp(t)))
-    slope = jnp.where(used, sigma_w**2 * slope_of(act, t), 0.0)
+    above_zero = t > math.log(Q_ZERO) + 1
+    slope = jnp.where(used, sigma_w**2 * implicit.still(~above_zero, slope_of(act, t)), 0.0)
     stable = used & (jnp.abs(slope) < 1)
-    q = jnp.where(used, jnp.where(t > math.log(Q_ZERO) + 1, jnp.exp(t), 0.0), jnp.inf)
+    q = jnp.where(used, jnp.where(above_zero, jnp.exp(t), 0.0), jnp.inf)
     sigma_w = jnp.where(used, sigma_w, jnp.inf)
     order = jnp.lexsort((q, ~stable), axis=-1)[..., :slots]
     sigma_w, q, slope, stable = (jnp.take_along_axis(x, order, axis=-1) for x in (sigma_w, q, slope, stable))
