@@ -15,7 +15,7 @@ from __future__ import annotations
 # pyright: reportUnknownMemberType=false
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ def joint_expectation(
     """E[f(u) g(v)] for jointly Gaussian u and v of mean zero and correlation c.
 
     Differentiable in everything; in ``c`` by Price's theorem, dE[f(u) g(v)]/dc =
-    sigma_u sigma_v E[f'(u) g'(v)], which holds at c = 1 too.
+    sigma_u sigma_v E[f'(u) g'(v)], which holds at c = 1 too. Where f and g jump, derivatives at c = 1 and -1
+    are those at 256 eps from there: large where they are infinite.
 
     Parameters
     ----------
@@ -228,6 +229,13 @@ def _joint_jvp(
     dc, du, dv = (None if isinstance(t, jax.custom_derivatives.SymbolicZero) else t for t in tangents)
     value = _joint_quadrature(f, g, c, sigma_u, sigma_v)
     zero = tangent = jnp.zeros_like(value)
+    if _jumps(f) or _jumps(g):
+        # Price's theorem would have delta functions: differentiate the quadrature, whose panels move with the
+        # kinks, short of full correlation, where two jumps at one place have an infinite derivative
+        inside = 1 - 256 * cast(float, jnp.finfo(c.dtype).eps)
+        moved = tuple(zero if t is None else t for t in (dc, du, dv))
+        of_all = functools.partial(_joint_quadrature, f, g)
+        return value, jax.jvp(of_all, (jnp.clip(c, -inside, inside), sigma_u, sigma_v), moved)[1]
     if du is not None or dv is not None:
 
         def of_scales(sigma_u: jax.Array, sigma_v: jax.Array) -> jax.Array:
@@ -236,8 +244,14 @@ def _joint_jvp(
         moved = zero if du is None else du, zero if dv is None else dv
         _, tangent = jax.jvp(of_scales, (sigma_u, sigma_v), moved)
     if dc is not None:
-        # Derivatives jump at kinks, where Price's theorem for the next order has delta functions: from there
-        # on differentiate the quadrature, whose panels move with the kinks
-        of_slopes = _joint_quadrature if f.kinks or g.kinks else _joint
-        tangent += dc * sigma_u * sigma_v * of_slopes(derivative(f), derivative(g), c, sigma_u, sigma_v)
+        tangent += dc * sigma_u * sigma_v * _joint(derivative(f), derivative(g), c, sigma_u, sigma_v)
     return value, tangent
+
+
+@functools.lru_cache(maxsize=256)
+def _jumps(f: Activation) -> bool:
+    """Whether f itself jumps at a kink: its change across it does not shrink with the step."""
+    with jax.ensure_compile_time_eval():
+        kinks = jnp.asarray(f.kinks)
+        wide, narrow = (jnp.abs(f(kinks + step) - f(kinks - step)) for step in (1e-2, 1e-3))
+        return bool(jnp.any(narrow > wide / 2))

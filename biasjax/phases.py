@@ -5,6 +5,12 @@ Arguments mean the same as there. Everything broadcasts, works under `jax.jit` a
 Gaussian moments of a whole phase diagram. Where there is no fixed point a status says so, and another one
 where there is no answer: what is not known is NaN there, and nowhere else.
 
+Results have derivatives of every order, forwards and in reverse, by the equations that they solve. What is
+infinite, or reported where every q is a fixed point, has derivative 0 in the scales. Truly infinite are those
+of xi_q and xi_c at the edge of chaos, of fixed points where two of them meet, and of tanh's critical line
+without bias (0 here). At the edge itself c and chi_c have the derivatives of the ordered phase. Near it, those
+of the chaotic side lose precision as 1 / (chi_1 - 1)^2: in float32 they are right to 1e-3 at chi_1 = 1.01.
+
 References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
 Hayou et al., arXiv 1902.06853.
 """
@@ -215,10 +221,18 @@ def _order_parameters(
     sigma_w, sigma_b, q_start = (jnp.where(numbers, x, 1.0) for x in (sigma_w, sigma_b, q_start))
     q, status = _approached(act, sigma_w, sigma_b, q_start)
     limit = status == DIVERGES
+    at_end = limit | (status == VANISHES)
     inside = jnp.where(limit, _Q_INFINITY, jnp.maximum(q, variance.Q_ZERO))
-    slope = roots.times(sigma_w**2, variance.slope_of(act, jnp.log(inside)))
-    chi_1 = roots.times(sigma_w**2, moments.slope_moment(act, inside))
-    above = _above(act, inside, sigma_w, sigma_b)
+    slope, gain, moment = (
+        implicit.still(at_end, x)
+        for x in (
+            variance.slope_of(act, jnp.log(inside)),
+            moments.slope_moment(act, inside),
+            moments.second_moment(act, inside),
+        )
+    )
+    slope, chi_1, above = (roots.times(sigma_w**2, x) for x in (slope, gain, moment))
+    above = above + sigma_b**2
     # phi grows so fast that its moments overflow: correlations are lost at once
     wild = jnp.isinf(above) | jnp.isinf(slope) | jnp.isinf(chi_1)
     slope, chi_1 = (jnp.where(wild, jnp.inf, x) for x in (slope, chi_1))
@@ -228,15 +242,16 @@ def _order_parameters(
     # away, f tends to the identity or to f'(1) = 1 (for ReLU-like phi)
     scale = jnp.where(above > 0, above, 1.0)
     eps = 64 * cast(float, jnp.finfo(q.dtype).eps)
-    tolerance = jnp.where(limit | (status == VANISHES), variance.LIMIT_TOLERANCE, eps)
+    tolerance = jnp.where(at_end, variance.LIMIT_TOLERANCE, eps)
     ordered = jnp.where(wild, jnp.inf, chi_1 * inside / scale) <= 1 + tolerance
-    a, b = sigma_w**2 / scale, sigma_b**2 / scale
+    # In the limit f depends on the scales no more
+    a, b = (implicit.still(limit, x / scale) for x in (sigma_w**2, sigma_b**2))
     c, map_slope = correlation.fixed_point(act, inside, a, b, ordered | wild | blind)
     c = jnp.where(ordered, 1.0, c)
     chi_c = jnp.where(wild, jnp.inf, jnp.where(ordered, chi_1, map_slope * scale / inside))
 
     # Where q does not stand still, the correlation's rate is that of the covariance over the variance
-    rate = jnp.where(wild, 0.0, jnp.where(limit, chi_c * inside / above, chi_c))
+    rate = jnp.where(wild, 0.0, jnp.where(limit, jax.lax.stop_gradient(chi_c * inside / above), chi_c))
     edge = 1 - jnp.where(limit, variance.LIMIT_TOLERANCE, eps)
     xi_q = depth_scale(jnp.where((jnp.abs(slope) >= edge) | limit, 1.0, slope))
     xi_c = depth_scale(jnp.where(rate < edge, rate, 1.0))

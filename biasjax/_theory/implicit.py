@@ -83,6 +83,11 @@ def elementwise(*, static: int = 0) -> Callable[[Callable[..., Any]], Callable[.
     return wrap
 
 
+def still(where: jax.Array, x: jax.Array) -> jax.Array:
+    """Drop derivatives where x does not move, which may be 0 times an overflow."""
+    return jnp.where(where, jax.lax.stop_gradient(x), x)
+
+
 def _forwards(fn: Callable[..., Any]) -> Callable[..., Any]:
     forwards = jax.custom_jvp(fn)
 

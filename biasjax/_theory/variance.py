@@ -144,12 +144,13 @@ def critical_line(act: Activation, slots: int, sigma_b: jax.Array) -> CriticalLi
     used = jnp.isfinite(t) & numbers[..., None]
     t = jnp.where(used, t, 0.0)
     sigma_w = 1 / jnp.sqrt(moments.slope_moment(act, jnp.exp(t)))
-    slope = jnp.where(used, sigma_w**2 * slope_of(act, t), 0.0)
+    above_zero = t > math.log(Q_ZERO) + 1
+    slope = jnp.where(used, sigma_w**2 * implicit.still(~above_zero, slope_of(act, t)), 0.0)
     stable = used & (jnp.abs(slope) < 1)
     # The slope is 1 at q = 0, and V(q) - q of the sign that it has nearby
     near = growth(jnp.full_like(sigma_b, math.log(_NEAR_ZERO))) * sigma_w[..., 0] ** 2
     stable = stable.at[..., 0].set(at_zero & numbers & (near < 1)) & ~neutral[..., None]
-    q = jnp.where(used, jnp.where(t > math.log(Q_ZERO) + 1, jnp.exp(t), 0.0), jnp.inf)
+    q = jnp.where(used, jnp.where(above_zero, jnp.exp(t), 0.0), jnp.inf)
     sigma_w = jnp.where(used, sigma_w, jnp.inf)
     points = _in_slots(CriticalLine(sigma_w, q, slope, stable, count, neutral, resolved), slots)
     count = jnp.where(numbers, count + neutral.astype(count.dtype), 0)
