@@ -8,8 +8,8 @@ where there is no answer: what is not known is NaN there, and nowhere else.
 Results have derivatives of every order, forwards and in reverse, by the equations that they solve. What is
 infinite, or reported where every q is a fixed point, has derivative 0 in the scales. Truly infinite are those
 of xi_q and xi_c at the edge of chaos, of fixed points where two of them meet, and of tanh's critical line
-without bias (0 here). At the edge itself c and chi_c have the derivatives of the ordered phase. Near it, those
-of the chaotic side lose precision as 1 / (chi_1 - 1)^2: in float32 they are right to 1e-3 at chi_1 = 1.01.
+without bias (0 here). At the edge itself c and chi_c have the derivatives of the ordered phase. Near it
+those of the chaotic side lose precision as 1 / (chi_1 - 1)^2: float32's are right to 1e-3 at chi_1 = 1.01.
 
 References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
 Hayou et al., arXiv 1902.06853.
