@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -218,7 +218,7 @@ def figure(dataset: xr.Dataset):
     _draw_gradients(axes[2], dataset.isel(batch_size=0).sel(sigma_b=0.0))
     late = dataset.correlation.isel(layer=slice(_ENDS, None)).sel(order="dense-bn-relu").mean("layer")
     label = "$\\sigma_b$ = {:g}".format
-    _draw_family(axes[3], "batch_size", late, dataset.correlation_theory, color="sigma_b", label=label)
+    drawing.means(axes[3], "batch_size", late, dataset.correlation_theory, color="sigma_b", label=label)
     for ax in (axes[0], axes[3]):
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [str(size) for size in sizes])
@@ -235,15 +235,10 @@ def figure(dataset: xr.Dataset):
     return fig
 
 
-def _draw_family(ax, x: str, each: xr.DataArray, theory: xr.DataArray, **style: Any) -> None:
-    mean, half = each.mean("seed"), bj.plot.confidence(each, "seed")
-    drawing.family(ax, x, mean, theory, band=(mean - half, mean + half), **style)
-
-
 def _draw_growth(ax, dataset: xr.Dataset, x: str) -> None:
     """Draw means over layers; behind ReLU with a bias there is none, and geometric ones stand for them."""
     theory = dataset.rate_theory
-    _draw_family(ax, x, each_growth(dataset).mean("layer").where(np.isfinite(theory)), theory, color="order")
+    drawing.means(ax, x, each_growth(dataset).mean("layer").where(np.isfinite(theory)), theory, color="order")
     if not np.isfinite(theory).all():
         name = "dense-relu-bn"
         color = bj.plot.COLORS[list(dataset.order.values).index(name)]

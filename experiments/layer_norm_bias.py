@@ -228,8 +228,7 @@ def _draw_over_bias(axes, one: xr.Dataset) -> None:
     last = one.isel(layer=-1)
     pairs = ((growth(one).mean("layer"), one.rate_theory), (last.correlation, last.correlation_theory))
     for ax, (each, theory) in zip(axes, pairs, strict=True):
-        mean, half = each.mean("seed"), bj.plot.confidence(each, "seed")
-        drawing.family(ax, "ratio", mean, theory, color="order", band=(mean - half, mean + half))
+        drawing.means(ax, "ratio", each, theory, color="order")
         ax.axvline(1 / (np.pi - 1), color="grey", linewidth=0.8, linestyle=":")
         ax.set_xlabel(r"$\sigma_b^2/\sigma_w^2$ (dotted: $1/(\pi-1)$)")
     axes[0].axhline(1, color="grey", linewidth=0.8)

@@ -61,3 +61,9 @@ def family(
                 low, high = (end.isel(at) for end in band)
                 ax.fill_between(low[x].values, low.values, high.values, color=hue, alpha=0.2, linewidth=0)
             dots(ax, x, measured.isel(at), color=hue, marker=sign, label=text)
+
+
+def means(ax: Any, x: str, each: xr.DataArray, theory: xr.DataArray, **style: Any) -> None:
+    """Draw a `family` of means over the dimension "seed", with bands of their 95% intervals."""
+    mean, half = each.mean("seed"), bj.plot.confidence(each, "seed")
+    family(ax, x, mean, theory, band=(mean - half, mean + half), **style)

@@ -13,7 +13,8 @@ from experiments.claims import Claim, at_most, equal
 if TYPE_CHECKING:
     import xarray as xr
 
-KERNELS = ("gaussian", "orthogonal", "delta_orthogonal")
+LABELS = {"gaussian": "Gaussian", "orthogonal": "orthogonal", "delta_orthogonal": "delta-orthogonal"}
+KERNELS = tuple(LABELS)
 
 
 def sweep(depths: Sequence[int], *, width: int, kernel_size: int) -> xr.DataArray:
@@ -58,7 +59,8 @@ def draw(ax: Any, logs: xr.DataArray) -> None:
     for color, name in zip(bj.plot.COLORS, logs.net_kernel.values, strict=False):
         for depth, style in zip(logs.net_depth.values, ("-", "--"), strict=False):
             values = np.exp(np.sort(logs.sel(net_kernel=name, net_depth=depth).values)[::-1])
-            label = f"{name.replace('_', '-')}, {depth} layer{'s' if depth > 1 else ''}"
+            label = f"{LABELS[str(name)]}, {depth} layer{'s' if depth > 1 else ''}"
             ax.plot(np.linspace(0, 1, values.size), values, style, color=color, label=label)
+    ax.text(1, 1.2, "delta-orthogonal: all at 1", ha="right", fontsize=7)
     ax.set(xlabel="rank / number", ylabel="singular value", yscale="log", ylim=(1e-4, 10))
     ax.legend(fontsize=7)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._parts import curves
+from experiments._parts import curves, drawing
 from experiments.claims import Claim, at_most, equal
 
 if TYPE_CHECKING:
@@ -51,6 +51,25 @@ def amplitudes(values: xr.DataArray) -> xr.DataArray:
     return 2 / n * (values * np.cos(angle)).sum("position")
 
 
+def slope(correlation: xr.DataArray) -> xr.DataArray:
+    """Slope of correlations over those of the inputs, along the dimension "position".
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> float(slope(xr.DataArray(0.5 + 0.25 * profile(16), dims="position")).round(6))
+    0.25
+    """
+    first = _first(correlation)
+    return (correlation * first).sum("position") / (first**2).sum("position")
+
+
+def _first(values: xr.DataArray) -> xr.DataArray:
+    import xarray as xr
+
+    return xr.DataArray(profile(values.sizes["position"]), dims="position")
+
+
 def claims(dataset: xr.Dataset) -> list[Claim]:
     """Hold waves of the covariance in linear networks to the window's Fourier factor, layer by layer.
 
@@ -65,8 +84,22 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         one = seen.isel(first_layer=layer - 1).sel(mode=mode)
         tolerance = curves.SINGLE * curves.standard_error(one, "many")
         pair = {"measured": one.mean(), "null": still.sel(mode=mode, layer=layer)}
-        text = f"linear: wave {mode} in layer {layer}, {factor:.3f} each"
+        text = f"linear: wave {mode}, layer {layer}, {factor:.3f} each"
         made.append(equal(text, "Fourier", factor**layer / 4, **pair, tolerance=tolerance))
-    change = abs(linear - profile(dataset.sizes["position"])).max(("seed", "layer", "position"))
+    change = abs(linear - _first(linear)).max(("seed", "layer", "position"))
     pair = {"measured": change.sel(kernel="delta_orthogonal"), "null": change.sel(kernel="gaussian")}
     return [*made, at_most("delta-orthogonal: waves change by", "isometry", 1e-5, **pair)]
+
+
+def draw(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw amplitudes of the waves by layer, of two kernels."""
+
+    def label(mode: int, kernel: str) -> str | None:
+        if kernel == "gaussian":
+            return f"{mode} period{'s' if mode > 1 else ''}, Gaussian"
+        return "all, delta-orthogonal" if mode == MODES[-1] else None
+
+    both = (amplitudes(values) for values in (dataset.covariance, dataset.covariance_theory))
+    drawing.means(ax, "layer", *both, color="mode", marker="kernel", label=label)
+    ax.set(xlabel="layer", ylabel="amplitude of the covariance", ylim=(-0.05, 0.4))
+    ax.legend(fontsize=7, ncols=2, loc="upper right")

@@ -40,3 +40,13 @@ def test_bands_have_the_colour_of_their_dots():
     drawing.family(ax, "layer", measured, theory, color="order", band=(measured - 1, measured + 1))
     drawn = [matplotlib.colors.to_rgb(np.asarray(band.get_facecolor())[0]) for band in ax.collections]
     assert drawn == [matplotlib.colors.to_rgb(color) for color in plot.COLORS[:2]]
+
+
+def test_means_have_bands_of_their_interval():
+    _, (ax,) = plot.panels(["means"])
+    _, theory = (values.isel(sigma_b=0) for values in _pair())
+    seeds = xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="seed")
+    drawing.means(ax, "layer", theory + seeds, theory, color="order")
+    np.testing.assert_allclose(np.asarray(ax.lines[1].get_ydata()), theory[0] + 2.5)
+    heights = np.asarray(ax.collections[0].get_paths()[0].vertices)[:, 1]
+    assert np.ptp(heights) == np.ptp(theory[0].values) + 2 * plot.confidence(seeds, "seed")
