@@ -258,7 +258,7 @@ def _precision_claims(dataset: xr.Dataset) -> list[Claim]:
     low, high = largest.sel(dtype="bfloat16"), largest.sel(dtype="float32")
     text = f"bfloat16: loss with b0 = {float(largest.precision_bias):g} - 0"
     half = bj.plot.confidence(low, "seed")
-    return [at_least(text, "experiment", 0.01, low.mean(), interval=half, null=high.mean())]
+    return [at_least(text, "experiment", 0.03, low.mean(), interval=half, null=high.mean())]
 
 
 def figure(dataset: xr.Dataset):

@@ -58,10 +58,15 @@ def test_every_mode_agrees(x64):
     chex.assert_trees_all_close(backwards, forwards, rtol=1e-12)
     along = jax.jvp(measured, (scales[0],), (jnp.array([1.0, 2.0]),))[1]
     chex.assert_trees_all_close(along, backwards[0] @ np.array([1.0, 2.0]), rtol=1e-12)
-    second = jax.jacfwd(jax.grad(measured))(scales[0])
-    chex.assert_trees_all_close(second, second.T, rtol=1e-9)
-    slope = jax.jit(jax.grad(measured))
-    ends = (slope(scales[0] + np.array([step, 0.0])) for step in (1e-5, -1e-5))
+
+
+def test_second_derivatives_are_those_of_the_first(x64):
+    def variance(scales):
+        return phases.fixed_points("tanh", *scales, slots=1).q[0]
+
+    scales, slope = jnp.array([1.9, 0.3]), jax.jit(jax.grad(variance))
+    second = jax.jacfwd(jax.grad(variance))(scales)
+    ends = (slope(scales + np.array([step, 0.0])) for step in (1e-5, -1e-5))
     chex.assert_trees_all_close(second[0], jnp.subtract(*ends) / 2e-5, rtol=1e-6)
 
 
