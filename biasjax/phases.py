@@ -9,7 +9,7 @@ Results have derivatives of every order, forwards and in reverse, by the equatio
 infinite, or reported where every q is a fixed point, has derivative 0 in the scales. Truly infinite are those
 of xi_q and xi_c at the edge of chaos, of fixed points where two of them meet, and of tanh's critical line
 without bias (0 here). At the edge itself c and chi_c have the derivatives of the ordered phase. Near it
-those of the chaotic side lose precision as 1 / (chi_1 - 1)^2: float32's are right to 1e-3 at chi_1 = 1.01.
+those of the chaotic side lose precision as 1 / (chi_1 - 1)^2: in float32 tanh's are 1e-3 off at chi_1 = 1.01.
 
 References: Poole et al., arXiv 1606.05340; Schoenholz et al., arXiv 1611.01232;
 Hayou et al., arXiv 1902.06853.
