@@ -1,8 +1,7 @@
 """Checks of callers' input: one wording for every error.
 
 Every message says what was expected, what came and what to do. All checks look at shapes, dtypes and
-Python values alone, so they run before anything is compiled; a traced number passes, its value being
-unknown.
+Python values alone, so they run before anything is compiled; a traced number, not being known, passes.
 """
 
 # jax and numpy leave parts of their signatures untyped

@@ -255,13 +255,20 @@ def _order_parameters(
     edge = 1 - jnp.where(limit, variance.LIMIT_TOLERANCE, eps)
     xi_q = depth_scale(jnp.where((jnp.abs(slope) >= edge) | limit, 1.0, slope))
     xi_c = depth_scale(jnp.where(rate < edge, rate, 1.0))
-    c, chi_c, xi_c = (jnp.where(blind, jnp.nan, x) for x in (c, chi_c, xi_c))
-    q, xi_q = jnp.where(blind & limit, jnp.nan, q), jnp.where(jnp.isnan(slope), jnp.nan, xi_q)
-    status = jnp.where(numbers & ~blind, status, UNRESOLVED)
-    q, slope, chi_1, c, chi_c, xi_q, xi_c = (
-        jnp.where(numbers, x, jnp.nan) for x in (q, slope, chi_1, c, chi_c, xi_q, xi_c)
-    )
-    return OrderParameters(q, slope, chi_1, c, chi_c, xi_q, xi_c, status)
+    return _answered(OrderParameters(q, slope, chi_1, c, chi_c, xi_q, xi_c, status), numbers, blind)
+
+
+def _answered(found: OrderParameters, numbers: jax.Array, blind: jax.Array) -> OrderParameters:
+    """Say what is not known: all of scales that are no numbers, and what rests on moments that are NaN."""
+    unknown: dict[str, jax.Array] = {
+        "q": ~numbers | (blind & (found.status == DIVERGES)),
+        "xi_q": ~numbers | jnp.isnan(found.slope),
+        **dict.fromkeys(("c", "chi_c", "xi_c"), ~numbers | blind),
+    }
+    fields = found._asdict()
+    status = jnp.where(numbers & ~blind, fields.pop("status"), UNRESOLVED)
+    known = {name: jnp.where(unknown.get(name, ~numbers), jnp.nan, x) for name, x in fields.items()}
+    return OrderParameters(**known, status=status)
 
 
 def _approached(

@@ -15,7 +15,7 @@ ReLU switches for an example in one run alone), in every cell by no more than 3.
 and 10.01 part by, which is rounding; behind ReLU it is 2e5 times. The lag follows the formulas to 3e-4 of b0.
 Under SGD with L2, b0 = 10 and momentum .99 it costs .80 +- .03 of accuracy at inference; b0 = 0 costs none.
 
-Cost: about 100 s on 2 CPU cores. Command: `python -m experiments norm_order`.
+Cost: about 60 s on 2 CPU cores. Command: `python -m experiments norm_order`.
 """
 
 from __future__ import annotations

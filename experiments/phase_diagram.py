@@ -207,7 +207,7 @@ def figure(dataset: xr.Dataset):
     titles += ["critical lines that a bias moves up", "critical lines that it moves down, or little"]
     fig, axes = bj.plot.panels(titles, columns=2, size=(5.2, 3.2))
     found = measured(dataset)
-    _draw_planes(fig, axes[:2], dataset, found)
+    _draw_planes(axes[:2], dataset, found)
     _draw_slices(axes[2:5], dataset, found)
     lines, fine = _lines(dataset, "line_"), _lines(dataset, "fine_")
     critical.draw_beside(axes[5], lines)
@@ -220,9 +220,9 @@ def figure(dataset: xr.Dataset):
     return fig
 
 
-def _draw_planes(fig: Any, axes: Sequence[Any], dataset: xr.Dataset, found: xr.Dataset) -> None:
-    diverging = {"vmin": -0.7, "vmax": 0.7, "cmap": "RdBu_r"}
-    planes = (
+def _draw_planes(axes: Sequence[Any], dataset: xr.Dataset, found: xr.Dataset) -> None:
+    diverging = {"vmin": -0.7, "vmax": 0.7, "center": 0}
+    planes: Sequence[tuple[xr.DataArray, str, dict[str, Any]]] = (
         (found.c, "correlation $c^*$, measured", {"vmin": 0, "vmax": 1}),
         (np.log10(found.chi_1), r"$\log_{10}\,\chi_1$, measured", diverging),
     )
@@ -230,10 +230,7 @@ def _draw_planes(fig: Any, axes: Sequence[Any], dataset: xr.Dataset, found: xr.D
     says = (("$c^* = 1$", "$c^* < 1$"), (r"$\chi_1 < 1$", r"$\chi_1 > 1$"))
     biased = dataset.sigma_b > 0
     for ax, (values, label, style), say in zip(axes, planes, says, strict=True):
-        ax.grid(visible=False)
-        values = values.where(biased, drop=True).transpose("sigma_b", "sigma_w")
-        mesh = ax.pcolormesh(values.sigma_w, values.sigma_b, values, **style, rasterized=True)
-        fig.colorbar(mesh, ax=ax, label=label)
+        bj.plot.heatmap(ax, values.where(biased, drop=True), "sigma_w", "sigma_b", label=label, **style)
         ax.plot(dataset.line_theory[biased], dataset.sigma_b[biased], "k--", label="theory")
         ax.plot(found.line[biased], dataset.sigma_b[biased], "k.", label=r"measured $\chi_1$ = 1")
         for (text, (x, y)), meaning in zip(names.items(), say, strict=True):

@@ -261,6 +261,12 @@ def _precision_claims(dataset: xr.Dataset) -> list[Claim]:
     return [at_least(text, "experiment", 0.03, low.mean(), interval=half, null=high.mean())]
 
 
+def table(dataset: xr.Dataset) -> str:
+    """The one curve at some lags, and people's defaults."""
+    defaults = dataset if "default_lost" in dataset else None
+    return regimes.table(curve(dataset, "accuracy"), curve(dataset, "loss"), defaults)
+
+
 def figure(dataset: xr.Dataset):
     """The collapse on one curve, its formula, the plane, transients, and precision."""
     titles = ["accuracy lost at inference", "loss gained at inference", "the formula for the lag"]

@@ -227,8 +227,7 @@ def figure(dataset: xr.Dataset):
     accuracy = trained.best(dataset.validation, dataset.test)
     for ax, sigma_b in zip(axes, biases, strict=False):
         at = {"sigma_b": sigma_b}
-        mesh = trained.draw_accuracy(ax, accuracy.mean("seed").sel(at), dataset.sel(at))
-        fig.colorbar(mesh, ax=ax, label="test accuracy, mean of seeds")
+        trained.draw_accuracy(ax, accuracy.mean("seed").sel(at), dataset.sel(at))
     trained.draw_scaled(axes[len(biases)], accuracy, dataset, (_LEARN, _GUESS))
     for ax, depth in zip(axes[len(biases) + 1 :], probed, strict=True):
         trained.draw_rates(ax, probe(dataset).sel(depth=depth))

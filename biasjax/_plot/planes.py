@@ -54,4 +54,5 @@ def label(values: xr.DataArray, name: Hashable) -> str:
 
 
 def is_number(values: Any) -> bool:
+    """Whether an array holds numbers."""
     return getattr(getattr(values, "dtype", None), "kind", "") in "biufV"  # V: bfloat16

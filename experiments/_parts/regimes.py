@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import biasjax as bj
+from biasjax import _text
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 REPORTS = (20, 50, 100, 200, 350, 500)
 """Updates after which runs report; the last is the end."""
@@ -96,7 +100,7 @@ def train(
     found = stages.finish(carry, *numbers)[1]._asdict()
     if not use_bias:
         return found | {"moved_accuracy": moved[0], "moved_loss": moved[1]}
-    lag = lag_formula(optimizer, rate, hyperparams, bias_value, steps)
+    lag = decayed_lag(optimizer, rate, hyperparams, bias_value, steps)
     return found | {"lag_formula": lag[jnp.asarray(reports) - 1]}
 
 
@@ -105,7 +109,7 @@ def reports_of(steps: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(at * steps / REPORTS[-1])) for at in REPORTS}))
 
 
-def lag_formula(optimizer: str, schedule: str | None, hyperparams: Any, bias_value: Any, steps: int):
+def decayed_lag(optimizer: str, schedule: str | None, hyperparams: Any, bias_value: Any, steps: int):
     """Bias minus its share of the running mean after each update, if it sees nothing but its decay.
 
     The running mean is linear in what it averages: s' = m s + (1 - m) b from 0. For SGD with a constant
@@ -135,6 +139,7 @@ def _moved(net, state, data):
     """Test accuracy and loss if the norm's output were shifted by each of `SHIFTS`."""
     import jax
     import jax.numpy as jnp
+    import optax
 
     def shift(by, stats):
         return stats._replace(mean=stats.mean - by * jnp.sqrt(stats.var.mean(-1, keepdims=True)))
@@ -147,8 +152,8 @@ def _moved(net, state, data):
         )
         logits, _ = bj.network.apply(net, state.params, moved, data.test_x, train=False)
         right = jnp.argmax(logits, -1).astype(data.test_y.dtype) == data.test_y
-        logs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        return jnp.mean(right), -jnp.mean(jnp.take_along_axis(logs, data.test_y[:, None], 1))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), data.test_y)
+        return jnp.mean(right), jnp.mean(loss)
 
     return jax.lax.map(one, jnp.asarray(SHIFTS, data.test_x.dtype))
 
@@ -169,3 +174,23 @@ class Curve(NamedTuple):
 def explained(predicted, measured) -> float:
     """Share of the variance of what was measured that a prediction explains (R²)."""
     return float(1 - ((measured - predicted) ** 2).sum() / ((measured - measured.mean()) ** 2).sum())
+
+
+_LAGS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 3.0, 10.0)
+"""lag/std that a table shows."""
+
+
+def table(accuracy: Curve, loss: Curve, defaults: xr.Dataset | None) -> str:
+    """What is lost at some lags, and where people's defaults end: greatest of constant rate and cosine."""
+    rows = [("lag/std", "accuracy lost", "loss gained")]
+    rows += [(f"{lag:+g}", f"{float(accuracy(lag)):.3f}", f"{float(loss(lag)):.2f}") for lag in _LAGS]
+    text = _text.table(rows, right=(0, 1, 2))
+    if defaults is None:
+        return text
+    end = defaults.isel(report=-1).mean("seed").max("default_schedule")
+    rows = [("people's defaults, at the end", "lag/std", "accuracy lost", "with a bias of 10")]
+    for name in end.setting.values:
+        one = end.sel(setting=name)
+        shift, lost, large = one.default_shift[0], one.default_lost[0], one.default_lost[1]
+        rows.append((str(name), f"{float(shift):.4f}", f"{float(lost):.4f}", f"{float(large):.4f}"))
+    return f"{text}\n\n{_text.table(rows, right=(1, 2, 3))}"

@@ -38,23 +38,15 @@ def reach(accuracy: xr.DataArray) -> xr.DataArray:
     return xr.apply_ufunc(one, accuracy, input_core_dims=[["depth"]], vectorize=True)
 
 
-def draw_accuracy(ax: Any, accuracy: xr.DataArray, one: xr.Dataset):
+def draw_accuracy(ax: Any, accuracy: xr.DataArray, one: xr.Dataset) -> None:
     """Draw a map over weight scale and depth, with 6 xi_c and the critical line upon it."""
-    rows, logs = np.arange(accuracy.sizes["depth"]), np.log(accuracy.depth.values)
-    columns = np.arange(accuracy.sizes["sigma_w"])
-    values = accuracy.transpose("depth", "sigma_w")
-    mesh = ax.pcolormesh(columns, rows, values, vmin=0, vmax=1, rasterized=True)
-    ax.set_yticks(rows, [str(depth) for depth in accuracy.depth.values])
-    ax.set_xticks(columns, [f"{sigma_w:.3g}" for sigma_w in accuracy.sigma_w.values])
-    line = np.interp(np.log(6 * one.xi_c_line), logs, rows, left=np.nan, right=np.nan)
-    fine = np.interp(one.sigma_w_line, accuracy.sigma_w, columns)
-    ax.plot(fine, line, "w", linewidth=2.5)
-    ax.plot(fine, line, color="#D55E00")
-    at = np.interp(float(one.critical), accuracy.sigma_w, columns)
-    ax.axvline(at, color="w", linestyle="--", linewidth=1)
-    ax.set(xlabel=r"$\sigma_w$", ylabel="depth / layers")
-    ax.grid(visible=False)
-    return mesh
+    ax.set_yscale("log")
+    bj.plot.heatmap(ax, accuracy, "sigma_w", "depth", vmin=0, vmax=1, label="test accuracy, mean of seeds")
+    limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
+    ax.plot(one.sigma_w_line, 6 * one.xi_c_line, "w", linewidth=2.5)
+    ax.plot(one.sigma_w_line, 6 * one.xi_c_line, color="#D55E00")
+    ax.axvline(float(one.critical), color="w", linestyle="--", linewidth=1)
+    ax.set(xlabel=r"$\sigma_w$", ylabel="depth / layers", **limits)
 
 
 def draw_scaled(ax: Any, accuracy: xr.DataArray, dataset: xr.Dataset, bounds: Sequence[float]) -> None:

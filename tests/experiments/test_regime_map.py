@@ -51,7 +51,7 @@ def test_the_figure_has_a_panel_for_each_message(dataset):
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
 def test_the_optimiser_moves_a_dead_bias_by_the_closed_form(decay):
     hyperparams = Hyperparams(0.1, decay / 0.1, bn_momentum=jnp.float32(0.9))
-    found = regimes.lag_formula("sgd", None, hyperparams, 3.0, 40)
+    found = regimes.decayed_lag("sgd", None, hyperparams, 3.0, 40)
     expected = dead_bias.lag_formula(3.0, 0.9, 1 - decay, np.arange(1, 41))
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
 
