@@ -63,7 +63,7 @@ from biasjax._audit.findings import (
     check_verdicts,
     verdict_of,
 )
-from biasjax._audit.model import Model, trace
+from biasjax._audit.model import Model, flatten, trace
 from biasjax._audit.points import Draws, Varies
 from biasjax._audit.rows import sampler
 
@@ -193,7 +193,9 @@ def in_mode(
     dict
         The random keys in the state, which an audit is to draw.
     """
-    keys = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state)) if _is_key(leaf)}
+    check.function("apply", apply)
+    check.flags(train=train)
+    keys = {str(i): leaf for i, (_, leaf) in enumerate(flatten("state", state)[0]) if _is_key(leaf)}
 
     def fn(params: Any, *args: Any) -> Any:
         *rest, drawn = args
@@ -218,8 +220,7 @@ def _audit(
     fns: Sequence[Callable[..., Any]], params: Any, args: Sequence[Any], options: _Options
 ) -> list[BiasAudit]:
     """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
-    check.positive_int("draws", options.draws)
-    check.positive_int("joint_limit", options.joint_limit)
+    _check_options(options)
     models = [trace(fn, params, *args, is_bias=options.is_bias) for fn in fns]
     device = cast(Any, jax.config).jax_default_device
 
@@ -231,6 +232,19 @@ def _audit(
     with ThreadPoolExecutor() as pool:
         others = [pool.submit(judge, model) for model in models[1:]]
         return [judge(models[0]), *(other.result() for other in others)]
+
+
+def _check_options(options: _Options) -> None:
+    check.positive_int("draws", options.draws)
+    check.positive_int("joint_limit", options.joint_limit)
+    check.flags(joint=options.joint)
+    if isinstance(options.seed, bool) or not isinstance(options.seed, (int, np.integer)) or options.seed < 0:
+        check.fail("seed", "an integer of at least 0", repr(options.seed), "Give a number, not a key.")
+    for name in ("randomize", "vary_inputs"):
+        value = getattr(options, name)
+        if not callable(value) and not isinstance(value, (bool, np.bool_)):
+            fix = "A predicate takes (path, leaf)."
+            check.fail(name, "True, False or a predicate", repr(value), fix, TypeError)
 
 
 def _judge(model: Model, options: _Options) -> BiasAudit:

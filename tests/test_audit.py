@@ -211,10 +211,40 @@ def test_float64_does_not_leak(found):
     assert jnp.ones(1).dtype == jnp.float32
 
 
-@pytest.mark.parametrize(("options", "match"), [({"draws": 0}, "draws"), ({"joint_limit": 0}, "joint_limit")])
-def test_bad_options(options, match):
-    with pytest.raises(ValueError, match=f"{match}: expected an integer of at least 1"):
-        audit_biases(centred, CENTRED, ROWS, **options)
+BAD_OPTIONS = [
+    ("draws", 0, "an integer of at least 1, got 0"),
+    ("joint_limit", 0, "an integer of at least 1, got 0"),
+    ("seed", -1, "an integer of at least 0, got -1"),
+    ("seed", 0.5, "an integer of at least 0, got 0.5"),
+    ("joint", None, "True or False, got None"),
+    ("randomize", None, "True, False or a predicate, got None"),
+    ("vary_inputs", "0", "True, False or a predicate, got '0'"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "expected"), BAD_OPTIONS)
+def test_bad_options_are_refused_before_the_function_is_traced(option, value, expected):
+    seen = []
+    with pytest.raises((ValueError, TypeError), match=f"{option}: expected {expected}"):
+        audit_biases(lambda params, x: seen.append(x), CENTRED, ROWS, **{option: value})
+    assert not seen
+
+
+def test_a_predicate_on_entries():
+    with pytest.raises(TypeError, match="expected True or False for 'bias', got ndarray"):
+        audit_biases(centred, CENTRED, ROWS, randomize=lambda path, leaf: leaf > 0)
+
+
+def test_bad_arguments_of_modes():
+    def apply(params, state, x, *, train):
+        return centred(params, x), state
+
+    with pytest.raises(TypeError, match="apply: expected a function, got 3"):
+        in_mode(3, (), True)  # pyright: ignore
+    with pytest.raises(TypeError, match="train: expected True or False, got 'eval'"):
+        in_mode(apply, (), "eval")  # pyright: ignore
+    with pytest.raises(TypeError, match=r"state: expected a pytree, got .* Use one type of keys"):
+        audit_modes(apply, CENTRED, {1: 2, "x": 3}, ROWS)
 
 
 def test_misspelt_options_of_modes_name_the_nearest():

@@ -197,8 +197,9 @@ BAD = [
     (
         lambda: _bn(_x(4, 6), epsilon=-1e-5),
         ValueError,
-        r"epsilon: expected a number in \[0.0, inf\], got -1e-05",
+        r"epsilon: expected a number in \[0.0, 3.4\d+e\+38\], got -1e-05",
     ),
+    (lambda: _bn(_x(4, 6), epsilon=1e300), ValueError, r"e\+38\], got 1e\+300"),
     (lambda: _bn(_x(4, 6), momentum=1.5), ValueError, "momentum: expected a number in"),
     (lambda: _bn(_x(4, 5)), ValueError, "6 features, got 5"),
     (lambda: _bn(jnp.ones((4, 6), int)), TypeError, "floating dtype, got int32"),

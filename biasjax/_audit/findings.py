@@ -257,6 +257,10 @@ class ModesAudit(NamedTuple):
 
 def check_verdicts(what: str, verdicts: Sequence[str], joint: bool) -> None:
     """Raise if a verdict is unknown, or asks for a comparison of biases that an audit has not made."""
+    check.flags(joint=joint)
+    if isinstance(verdicts, str) or not isinstance(verdicts, Sequence):
+        got = type(verdicts).__name__
+        check.fail(what, "a sequence of verdicts", got, 'Write it as a list, e.g. ["cancelled"].', TypeError)
     for verdict in verdicts:
         check.choice(what, verdict, VERDICTS)
         if "absorbable" in verdict and not joint:

@@ -91,12 +91,13 @@ def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) 
     if not callable(fn):
         fix = "The order is (fn, params, *args); unpack a Pure for audit_modes(*pure, x)."
         check.fail(_WHAT, "a function", type(fn).__name__, fix, TypeError)
-    flat, structure = jax.tree_util.tree_flatten_with_path(params)
-    others = jax.tree_util.tree_leaves_with_path(args)
+    (flat, structure), (others, rest) = flatten(_WHAT, params), flatten(_WHAT, args)
     paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
-    _check_leaves(paths, [leaf for _, leaf in [*flat, *others]])
-    params, args = jax.tree.map(jnp.asarray, (params, args))
-    indices = _bias_indices(is_bias, structure, paths, jax.tree.leaves(params))
+    given = [leaf for _, leaf in [*flat, *others]]
+    _check_leaves(paths, given)
+    arrays = [_array(path, leaf) for path, leaf in zip(paths, given, strict=True)]
+    params, args = structure.unflatten(arrays[: len(flat)]), rest.unflatten(arrays[len(flat) :])
+    indices = _bias_indices(is_bias, structure, paths, arrays[: len(flat)])
     lifted = program(fn, params, *args)
     leaves = tuple(drawing.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
     biases = Biases(tuple(indices), tuple(leaves[i].shape for i in indices))
@@ -107,12 +108,56 @@ def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) 
     return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
 
 
+def flatten(what: str, values: Any) -> tuple[list, Any]:
+    """Leaves with their paths, and the structure of the tree, whose dicts must have keys of one type."""
+    try:
+        return jax.tree_util.tree_flatten_with_path(values)
+    except ValueError as error:  # keys that cannot be sorted
+        check.fail(what, "a pytree", error, "Use one type of keys.", TypeError)
+
+
+def predicate(what: str, fn: Callable, path: str, leaf: Any) -> bool:
+    """What a predicate on (path, leaf) says."""
+    chosen = fn(path, leaf)
+    try:
+        return bool(chosen)
+    except (TypeError, ValueError):  # arrays of several entries
+        fix = "A leaf is chosen as a whole."
+        check.fail(what, f"True or False for {path!r}", type(chosen).__name__, fix, TypeError)
+
+
+def _array(path: str, leaf: Any) -> jax.Array:
+    """Leaf as an array of this session, which has 32 bits unless x64 is enabled."""
+    try:
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(leaf)
+        fits = isinstance(leaf, jax.Array) or _same_range(array, leaf)
+    except OverflowError:
+        fits = False
+    except (TypeError, ValueError):
+        dtype = f"dtype {leaf.dtype}"
+        check.fail(_WHAT, f"an array of numbers at {path!r}", dtype, "Close over what is none.", TypeError)
+    if not fits:
+        fix = "Scale them, or allow 64 bits with jax.enable_x64(True)."
+        check.fail(_WHAT, f"numbers in the range of jax's dtypes at {path!r}", "larger ones", fix)
+    return array
+
+
+def _same_range(array: jax.Array, leaf: Any) -> bool:
+    """Whether no integer of NumPy's has wrapped around, and no float has become infinite."""
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return np.array_equal(array, leaf)
+    return np.array_equal(np.isfinite(array), np.isfinite(leaf))
+
+
 def _check_leaves(paths: Sequence[str], leaves: Sequence) -> None:
     homes: dict = {}
     for path, leaf in zip(paths, leaves, strict=True):
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
             fix = "Close over what is not an array, or use biasjax.adapters."
             check.fail(_WHAT, f"an array at {path!r}", type(leaf).__name__, fix, TypeError)
+        if isinstance(leaf, jax.core.Tracer):
+            check.fail(_WHAT, f"an array at {path!r}", "a traced one", "Audit outside of jit.", TypeError)
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             check.fail(_WHAT, f"an array at {path!r}", "a deleted (donated) one", "Pass a copy.")
         if isinstance(leaf, jax.Array) and leaf.committed:
@@ -126,13 +171,15 @@ def _check_leaves(paths: Sequence[str], leaves: Sequence) -> None:
 
 def _bias_indices(is_bias: Any, structure: Any, paths: Sequence[str], leaves: Sequence) -> list[int]:
     if is_bias is None or callable(is_bias):
-        chosen = [(is_bias or tree.is_bias)(path, leaf) for path, leaf in zip(paths, leaves, strict=False)]
-    elif jax.tree.structure(is_bias) == structure:
-        chosen = jax.tree.leaves(is_bias)
+        fn = is_bias or tree.is_bias
+        chosen = [predicate("is_bias", fn, path, leaf) for path, leaf in zip(paths, leaves, strict=False)]
     else:
-        got = jax.tree.structure(is_bias)
-        check.fail(_WHAT, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
-    floating = [np.issubdtype(drawing.to_host(leaf).dtype, np.floating) for leaf in leaves]
+        mask, got = flatten("is_bias", is_bias)
+        if got != structure:
+            check.fail(_WHAT, f"a mask like the params, {structure}", got, "Try tree.bias_mask(params).")
+        chosen = [leaf for _, leaf in mask]
+        check.flags(**{f"is_bias at {path!r}": leaf for path, leaf in zip(paths, chosen, strict=False)})
+    floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
     found = [i for i, (c, f) in enumerate(zip(chosen, floating, strict=True)) if c and f and leaves[i].size]
     if not found:
         some = ", ".join([*paths[: min(4, len(leaves))], *(["..."] if len(leaves) > 4 else [])])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from biasjax._audit import budget, drawing
-from biasjax._audit.model import Model
+from biasjax._audit.model import Model, predicate
 
 Varies = bool | Callable[[str, Any], bool]
 
@@ -93,4 +93,4 @@ def rms(x: np.ndarray) -> float:
 
 
 def _varies(what: Varies, path: str, leaf: Any) -> bool:
-    return what if isinstance(what, bool) else bool(what(path, leaf))
+    return predicate("what is drawn", what, path, leaf) if callable(what) else bool(what)

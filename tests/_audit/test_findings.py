@@ -158,3 +158,9 @@ def test_what_was_not_asked_for():
     with pytest.raises(ValueError, match="expected an audit with joint=True"):
         alone.having("partly absorbable")
     findings.check_verdicts("--fail-on", ["cancelled", "absorbable"], joint=True)
+
+
+@pytest.mark.parametrize("verdicts", [None, 3, "cancelled", np.array("cancelled")])
+def test_verdicts_that_are_no_list(verdicts):
+    with pytest.raises(TypeError, match=f"x: expected a sequence of verdicts, got {type(verdicts).__name__}"):
+        findings.check_verdicts("x", verdicts, joint=True)

@@ -69,11 +69,28 @@ def test_what_is_a_bias():
     assert names(lambda path, leaf: path == "w") == ["w"]
     with pytest.raises(ValueError, match="mask like the params"):
         names({"bias": True})
+    with pytest.raises(TypeError, match="is_bias: expected a pytree"):
+        names({"bias": True, 1: False})
+    with pytest.raises(TypeError, match="is_bias at 'w': expected True or False, got 'no'"):
+        names({"bias": True, "w": "no"})
+    with pytest.raises(TypeError, match="is_bias: expected True or False for 'bias', got ArrayImpl"):
+        names(lambda path, leaf: leaf > 0)
 
 
 def test_numbers_as_leaves():
     audit = audit_biases(lambda p, x: x.sum(1) * p["scale"] + p["bias"], {"scale": 2.0, "bias": 0.0}, ROWS)
     assert audit["bias"].verdict == "needed"
+
+
+def test_a_key_among_the_parameters_and_outputs_is_no_bias():
+    params = CENTRED | {"key_bias": jax.random.key(0)}
+    audit = audit_biases(lambda p, x: (centred(p, x), p["key_bias"]), params, ROWS, joint=False)
+    assert [found.path for found in audit.findings] == ["bias"]
+
+
+def test_an_audit_within_jit():
+    with pytest.raises(TypeError, match="an array at 'args/0', got a traced one"):
+        jax.jit(lambda x: trace(centred, CENTRED, x))(ROWS)
 
 
 REFUSED = {
@@ -85,6 +102,11 @@ REFUSED = {
     "no leaves at all": (centred, None, ROWS),
     "an array at 'name', got str": (centred, CENTRED | {"name": "net"}, ROWS),
     "a function, got dict": (CENTRED, centred, ROWS),
+    "a pytree, got .*Use one type of keys": (centred, CENTRED | {1: 2.0}, ROWS),
+    "range of jax's dtypes at 'args/0', got larger": (centred, CENTRED, 2**31),
+    "range of jax's dtypes at 'n', got larger": (centred, CENTRED | {"n": np.array([2**40])}, ROWS),
+    "range of jax's dtypes at 'm', got larger": (centred, CENTRED | {"m": 1e300}, ROWS),
+    "array of numbers at 'args/0', got dtype <U1": (centred, CENTRED, np.array(["a"])),
 }
 
 
