@@ -42,16 +42,13 @@ Limits:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from biasjax import check
-from biasjax._audit import budget, cancellation, shifts
-from biasjax._audit.absorption import compare
 from biasjax._audit.findings import (
     VERDICTS,
     Basis,
@@ -61,11 +58,11 @@ from biasjax._audit.findings import (
     ModesAudit,
     Shifted,
     check_verdicts,
-    verdict_of,
 )
-from biasjax._audit.model import Model, flatten, trace
-from biasjax._audit.points import Draws, Varies
-from biasjax._audit.rows import sampler
+from biasjax._audit.judging import judge
+from biasjax._audit.model import flatten
+from biasjax._audit.options import Options
+from biasjax._audit.points import Varies
 
 __all__ = [
     "VERDICTS",
@@ -84,18 +81,6 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Options(NamedTuple):
-    """Options of `audit_biases`."""
-
-    is_bias: Any
-    seed: int
-    randomize: Varies
-    vary_inputs: Varies
-    joint: bool
-    draws: int
-    joint_limit: int
 
 
 def audit_biases(
@@ -147,8 +132,8 @@ def audit_biases(
     >>> audit_biases(fn, {"w": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3)))
     BiasAudit(1 bias: 1 cancelled; 2 of 2 parameters do nothing)
     """
-    options = _Options(is_bias, seed, randomize, vary_inputs, joint, draws, joint_limit)
-    return _audit((fn,), params, args, options)[0]
+    options = Options(is_bias, seed, randomize, vary_inputs, joint, draws, joint_limit)
+    return judge((fn,), params, args, options)[0]
 
 
 def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, **options: Any) -> ModesAudit:
@@ -176,10 +161,9 @@ def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, 
     ('cancelled', 'needed', ('bias',))
     """
     for name in options:
-        check.choice("audit_modes", name, _Options._fields)
+        check.choice("audit_modes", name, Options._fields)
     (train, keys), (evaluation, _) = (in_mode(apply, state, mode) for mode in (True, False))
-    given = _Options(**((audit_biases.__kwdefaults__ or {}) | options))
-    return ModesAudit(*_audit((train, evaluation), params, (*args, keys), given))
+    return ModesAudit(*judge((train, evaluation), params, (*args, keys), Options(**options)))
 
 
 def in_mode(
@@ -214,63 +198,3 @@ def _is_key(leaf: Any) -> bool:
         return False
     typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,))
-
-
-def _audit(
-    fns: Sequence[Callable[..., Any]], params: Any, args: Sequence[Any], options: _Options
-) -> list[BiasAudit]:
-    """Audit several functions of the same arguments side by side; trace them in the caller's thread."""
-    _check_options(options)
-    models = [trace(fn, params, *args, is_bias=options.is_bias) for fn in fns]
-    device = cast(Any, jax.config).jax_default_device
-
-    def judge(model: Model) -> BiasAudit:
-        with jax.default_device(device), jax.enable_x64(True):
-            return _judge(model, options)
-
-    # Side by side, for compiling takes one core
-    with ThreadPoolExecutor() as pool:
-        others = [pool.submit(judge, model) for model in models[1:]]
-        return [judge(models[0]), *(other.result() for other in others)]
-
-
-def _check_options(options: _Options) -> None:
-    check.positive_int("draws", options.draws)
-    check.positive_int("joint_limit", options.joint_limit)
-    check.flags(joint=options.joint)
-    if isinstance(options.seed, bool) or not isinstance(options.seed, (int, np.integer)) or options.seed < 0:
-        check.fail("seed", "an integer of at least 0", repr(options.seed), "Give a number, not a key.")
-    for name in ("randomize", "vary_inputs"):
-        value = getattr(options, name)
-        if not callable(value) and not isinstance(value, (bool, np.bool_)):
-            fix = "A predicate takes (path, leaf)."
-            check.fail(name, "True, False or a predicate", repr(value), fix, TypeError)
-
-
-def _judge(model: Model, options: _Options) -> BiasAudit:
-    shifter = shifts.prepare(model, Draws(options.seed, options.randomize, options.vary_inputs))
-    sizes, limit = model.biases.sizes, options.joint_limit if options.joint else 0
-    evidence = shifts.each(shifter, [np.eye(size) for size in sizes], 0)
-    wanted = budget.rows_wanted(sizes, model.width, options.draws, limit)
-    draw = sampler(model, shifter.draws)
-    samples, dead = cancellation.sample(shifter, draw, wanted, evidence)
-    joint = compare(model, draw, samples, dead, options.draws, limit) if limit else None
-    places = cancellation.places(model, shifter.draws, dead)
-    findings: list[Finding] = []
-    for b, i in enumerate(model.biases.indices):
-        size, rank = sizes[b], sizes[b] - dead[b].shape[1]
-        unique = None if joint is None else min(joint.unique[b], rank)
-        finding = Finding(
-            path=model.paths[i],
-            size=size,
-            rank=rank,
-            unique=unique,
-            verdict=verdict_of(model.program.used[i], size, rank, unique),
-            is_zero=bool((model.leaves[i] == 0).all()),
-            evidence=evidence[b],
-            basis=Basis(cancellation.basis_name(dead[b]), dead[b]) if 0 < rank < size else None,
-            absorbed_by=joint.absorbers[b] if joint else (),
-            deaths=places[b],
-        )
-        findings.append(finding)
-    return BiasAudit(tuple(findings), joint is None or joint.exact)

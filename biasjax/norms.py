@@ -10,7 +10,7 @@ from __future__ import annotations
 # jax leaves the devices in its functions' signatures untyped
 # pyright: reportUnknownMemberType=false
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -236,7 +236,7 @@ def instance_norm(
 def _prepare(what: str, params: Norm, x: jax.Array, epsilon: ArrayLike, channels_first: bool) -> jax.Array:
     """Check the input and move its channels last."""
     x = check.floating(what, x)
-    check.number("epsilon", epsilon, 0.0, float(jnp.finfo(check.accumulator(x.dtype)).max))
+    check.number("epsilon", epsilon, 0.0, float(cast(Any, jnp.finfo(check.accumulator(x.dtype))).max))
     check.flags(channels_first=channels_first)
     check.record(what, params, Norm, "Make it with norm_init.")
     if x.ndim < 2:

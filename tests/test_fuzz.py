@@ -327,7 +327,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("submitit.AutoExecutor.map_array", lambda *_: [])
-    monkeypatch.setattr("biasjax.audit._judge", _draw)
+    monkeypatch.setattr("biasjax._audit.judging._judge", _draw)
     monkeypatch.setattr("biasjax._audit.compiling.quick_jit", lambda fn: fn)
     sweep.run(POINT, GRID, store="whole", chunk_size=1)
     sweep.halve(STEPS, POINTS, rungs=(1,), keep=0.5, metric="y", store="halved")

@@ -39,9 +39,10 @@ ROWS = (
     ("_audit.findings", "_audit.compiling", "_audit.budget", "_audit.drawing"),
     ("_audit.model", "_audit.nullspaces", "_audit.deaths"),
     ("_audit.points",),
-    ("_audit.rows",),
+    ("_audit.rows", "_audit.options"),
     ("_audit.shifts",),
     ("_audit.cancellation", "_audit.absorption"),
+    ("_audit.judging",),
     ("audit", "adapters"),
     (
         "_sweep.grid",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -108,7 +109,7 @@ def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) 
     return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
 
 
-def flatten(what: str, values: Any) -> tuple[list, Any]:
+def flatten(what: str, values: Any) -> tuple[list[Any], Any]:
     """Leaves with their paths, and the structure of the tree, whose dicts must have keys of one type."""
     try:
         return jax.tree_util.tree_flatten_with_path(values)
