@@ -18,6 +18,8 @@ from jax.extend import source_info_util
 
 from biasjax._jaxpr.interpret import Rules, bind, interpret, scan
 
+# Neighbours among so many values are measured together where they are alike
+_TOGETHER = 32
 # The same entries in another shape: measured once.
 _LAYOUT = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "rev")
 
@@ -32,7 +34,8 @@ class Met(NamedTuple):
     floating
         Whether all that comes out are numbers with a fraction.
     ins, outs
-        Which of the `Measured` values may differ before it, and which after it.
+        Which of the `Measured` values may differ before it, and which after it. The first values of a whole
+        program are its inputs that are moved.
     """
 
     primitive: str
@@ -117,6 +120,9 @@ class _Scope(NamedTuple):
 def _run(closed: jex.ClosedJaxpr, pairs: Sequence[tuple]) -> tuple[list[tuple], list[Measured]]:
     """Evaluate both copies, base first in each pair; values that cannot differ are one object twice."""
     scope = _Scope([], {}, [], [])
+    for variable, pair in zip(closed.jaxpr.invars, pairs, strict=True):
+        if _differ(pair):
+            scope.number(variable, pair)
     consts = [(c, c) for c in closed.consts]
     outs = interpret(_RULES, closed.jaxpr, consts, pairs, scope)
     return outs, [*scope.inner, Measured(*_measure(scope.pairs), tuple(scope.equations))]
@@ -163,10 +169,11 @@ def _measure(pairs: Sequence[tuple]) -> tuple[jax.Array, jax.Array]:
     """Largest change and size of every value, those of one shape and dtype in one reduction."""
     pairs = [_plain(*pair) for pair in pairs]
     groups: dict = {}
-    for i, (a, b) in enumerate(pairs):
-        key = (a.shape, a.dtype) if a is not b and a.size else None
-        groups.setdefault(key, []).append(i)
-    still = groups.pop(None, [])
+    still = [i for i, (a, b) in enumerate(pairs) if a is b or not a.size]
+    for i in sorted(set(range(len(pairs))).difference(still)):
+        a = pairs[i][0]
+        # Not all at once: the values of a whole network would be kept until then
+        groups.setdefault((a.shape, a.dtype, i // _TOGETHER), []).append(i)
     steps, sizes = [jnp.zeros(len(still), float)], [jnp.zeros(len(still), float)]
     for members in groups.values():
         step, size = _largest([pairs[i] for i in members])

@@ -23,6 +23,7 @@ from jax.extend import core as jex
 from jax.interpreters import partial_eval
 
 from biasjax import check
+from biasjax._jaxpr import convolutions
 from biasjax._jaxpr.interpret import Rules, bind, interpret, is_of_jax
 
 
@@ -75,7 +76,7 @@ def program(fn: Callable, params: Any, *args: Any) -> Program:
         traced, again = (_trace_in_double(fn, params, *args) for _ in range(2))
     except Exception:
         traced, again = (_trace(fn, params, *args) for _ in range(2))
-    if not _same(traced, again):
+    if not same(traced, again):
         check.fail(
             "audited function",
             "the same program whenever it is traced",
@@ -116,7 +117,8 @@ def _trace(fn, params, *args):
         ) from error
 
 
-def _same(a: jex.ClosedJaxpr, b: jex.ClosedJaxpr) -> bool:
+def same(a: jex.ClosedJaxpr, b: jex.ClosedJaxpr) -> bool:
+    """Whether two traced programs are the same, constants included."""
     if len(a.consts) != len(b.consts) or str(a.jaxpr) != str(b.jaxpr):
         return False
     pairs = zip(a.consts, b.consts, strict=True)
@@ -202,38 +204,8 @@ def _written_out(eqn: Any, ins: list, scope: None) -> list:
 
 
 def _convolution(eqn: Any, ins: list, scope: None) -> list:
-    return [_convolve(*ins, **eqn.params)] if _is_slow(eqn) else _lifted(eqn, ins, scope)
-
-
-def _is_slow(eqn: Any) -> bool:
-    """XLA's float64 convolutions are 10 to 100 times slower than a matmul on images of a few pixels.
-
-    So are the derivatives of those with strides.
-    """
-    p, out = eqn.params, eqn.outvars[0].aval
-    pixels = math.prod(out.shape[d] for d in p["dimension_numbers"].out_spec[2:])
-    real = not jnp.issubdtype(out.dtype, jnp.complexfloating)
-    most = 1024 if max(p["window_strides"], default=1) > 1 else 16
-    return p["feature_group_count"] == p["batch_group_count"] == 1 and pixels <= most and real
-
-
-def _convolve(x, kernel, *, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, **_):
-    """Convolution as one matmul over patches."""
-    lhs, rhs, out = dimension_numbers
-    x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
-    kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
-    inside = [(low, high, dilation - 1) for (low, high), dilation in zip(padding, lhs_dilation, strict=True)]
-    x = jax.lax.pad(x, np.float64(0.0), [(0, 0, 0), *inside, (0, 0, 0)])
-    window = kernel.shape[:-2]
-    spans = [(n - 1) * d for n, d in zip(window, rhs_dilation, strict=True)]
-    patches = []
-    for tap in np.ndindex(*window):
-        start = [i * d for i, d in zip(tap, rhs_dilation, strict=True)]
-        stop = [n - s + i for n, s, i in zip(x.shape[1:-1], spans, start, strict=True)]
-        strides = (1, *window_strides, 1)
-        patches.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), strides))
-    y = jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
-    return jnp.transpose(y, [int(i) for i in np.argsort((out[0], *out[2:], out[1]))])
+    by_products = convolutions.by_products(eqn)
+    return [by_products(*ins, **eqn.params)] if by_products else _lifted(eqn, ins, scope)
 
 
 def _extremum(x, axes: Sequence[int], find: Callable):
