@@ -114,6 +114,18 @@ def test_verdicts_agree_with_brute_force(layers):
         )
 
 
+@hypothesis.settings(max_examples=NETS, deadline=None, derandomize=True)
+@hypothesis.given(st.lists(st.sampled_from(LAYERS), min_size=1, max_size=5))
+@hypothesis.example(
+    ["batch", "dense", "group", "centre", "rms"]
+)  # combinations of a bias that round-off leaves
+def test_local_proofs_agree_with_the_whole_jacobian(layers):
+    fn, params = compose(layers)
+    exact, local = (audit_biases(fn, params, ROWS[:, :4], joint_limit=limit) for limit in (2048, 1))
+    for one, other in zip(exact.findings, local.findings, strict=True):
+        assert (one.rank, one.unique, one.verdict) == (other.rank, other.unique, other.verdict), (one, other)
+
+
 # Ranks and uniques in arithmetic of 120 digits (mpmath), in the order of the layers
 EXACT = {
     # Round-off in the dead directions themselves, which a large shift multiplies

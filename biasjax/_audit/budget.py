@@ -1,7 +1,8 @@
 """How much work an audit may do: every count that trades certainty for time, in one place.
 
 ``sizes`` are the entries of each bias, ``entries`` their sum, ``width`` is the number of outputs, ``draws``
-and ``limit`` (``joint_limit``) are options of `biasjax.audit.audit_biases`.
+and ``limit`` (``joint_limit``) are options of `biasjax.audit.audit_biases`. Up to ``limit`` entries the
+Jacobian is known in full (the exact method); beyond, verdicts are proven locally (`biasjax._audit.proving`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-# Beyond so many bias entries rows cost more than compiling programs for some of the biases
+# Beyond so many bias entries passes cost more than compiling programs
 _LARGE = 2048
 # Up to so many a comparison of all biases takes less than a second
 _FEW = 512
-# Cotangents per call, of small and of large models. More inputs serve a rank better than more rows at one
-# input (a unit that few inputs switch on is seen by some), but each call costs a forward pass.
-_ROWS, _MANY_ROWS = 8, 64
+# Cotangents per call. More inputs serve a rank better than more rows at one input (a unit that few inputs
+# switch on is seen by some), but each call costs a forward pass.
+_ROWS = 8
+# Numbers in the cotangents of a call, at most: 256 MB
+_NUMBERS = 2**25
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular
 _SPARE = 32
 # The same where biases are compared, so that round-off cannot hide a rank
@@ -32,6 +33,9 @@ _MOST_DRAWS = 16
 # Of few outputs a shift at one point says little: finite shifts take so many points at most
 _MOST_POINTS = 64
 
+# Passes of a large model that follow the dead shifts of all its biases
+_DEATH_PASSES = 4
+
 # Draws that tell whether a function is defined around the given point
 TRIALS = 2
 # Draws of the inputs that tell whether any vary
@@ -40,6 +44,8 @@ VARIED = 4
 DIRECTIONS = 32
 # Biases that absorb another are looked for one by one among so many neighbours, all others at once
 NEIGHBOURS = 6
+# Rows at each draw that tell a pattern of dead entries from chance
+ROWS_PROVING = 20
 
 
 class RoundOff(NamedTuple):
@@ -50,19 +56,14 @@ class RoundOff(NamedTuple):
     neighbours: int
 
 
-def is_large(entries: int) -> bool:
-    """Whether passes through the model cost more than compiling it."""
-    return entries > _LARGE
-
-
-def rows_at_once(entries: int, width: int) -> int:
+def rows_at_once(width: int) -> int:
     """Jacobian rows per call."""
-    return min(width, _MANY_ROWS if is_large(entries) else _ROWS)
+    return min(width, _ROWS, max(1, _NUMBERS // width))
 
 
 def round_off(entries: int) -> RoundOff:
     """Measure it everywhere in small models, where rounding has a few outcomes and two may well agree."""
-    return RoundOff(1, 2, 1) if is_large(entries) else RoundOff(sys.maxsize, sys.maxsize, 4)
+    return RoundOff(1, 1, 1) if entries > _LARGE else RoundOff(sys.maxsize, sys.maxsize, 4)
 
 
 def death_shifts(entries: int) -> tuple[float, ...]:
@@ -70,7 +71,17 @@ def death_shifts(entries: int) -> tuple[float, ...]:
 
     In a large model something of every layer is on, and no shift dies at a ReLU by chance.
     """
-    return (3.0,) if is_large(entries) else (3.0, -0.5)
+    return (3.0,) if entries > _LARGE else (3.0, -0.5)
+
+
+def shifts_at_once(entries: int) -> int:
+    """Finite shifts per call: in a small model, where a call costs more than it does, the sizes of one."""
+    return 1 if entries > _LARGE else 3
+
+
+def death_passes(entries: int, biases: int) -> int:
+    """Passes in which the dead shifts of so many biases are followed."""
+    return min(biases, _DEATH_PASSES) if entries > _LARGE else biases
 
 
 def points_shifted(directions: int, width: int) -> int:
@@ -88,37 +99,20 @@ def rows_of_sample(size: int, samples: int) -> int:
     return -(-2 * (size + _SPARE) // max(samples, 1))
 
 
-def rows_wanted(sizes: Sequence[int], width: int, draws: int, limit: int) -> list[np.ndarray]:
-    """Rows wanted for each bias at each draw of the parameters; a limit of 0 compares no biases.
+def rows_wanted(sizes: Sequence[int], width: int, draws: int, joint: bool) -> list[int]:
+    """Rows of the Jacobian wanted at each draw of the parameters by the exact method.
 
     Examples
     --------
-    >>> rows_wanted([2000, 100], 5000, draws=4, limit=0)
-    [array([1016,   66]), array([1016,   66])]
+    >>> rows_wanted([200, 100], 5000, draws=2, joint=False)
+    [128, 128]
     """
-    large = is_large(sum(sizes))
-    counts = _unknowns(np.array(sizes), large) + _SPARE
-    calls = -(-counts // width)
-    least = max(draws // 2, 1) if large else draws
-    most = np.maximum(least, -(-calls // -(-calls // _MANY_DRAWS)))
-    plan = [np.where(w < most, -(-counts // most), 0) for w in range(max(most))]
-    if not large:
-        plan = [np.maximum(wanted, _INPUTS * _ROWS) for wanted in plan]
-    if limit:
-        together, first = rows_compared(sizes, limit), draws_compared(sizes, draws)
-        plan[:first] = [np.maximum(wanted, together) for wanted in plan[:first]]
-    return plan
-
-
-def _unknowns(sizes: np.ndarray, large: bool) -> np.ndarray:
-    if not large:
-        return np.full_like(sizes, max(sizes))
-    unknowns = sizes.copy()
-    # Small biases need few rows, and often lie in early layers, the dearest to go back to
-    for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 1.0)):
-        some = (sizes > low * max(sizes)) & (sizes <= high * max(sizes))
-        unknowns[some] = max(sizes[some], default=0)
-    return unknowns
+    count = max(sizes) + _SPARE
+    calls = -(-count // width)
+    most = max(draws, -(-calls // -(-calls // _MANY_DRAWS)))
+    plan = [max(-(-count // most), _INPUTS * _ROWS)] * most
+    first = draws_compared(sizes, draws) if joint else 0
+    return [max(rows, rows_to_compare(sum(sizes))) for rows in plan[:first]] + plan[first:]
 
 
 def draws_compared(sizes: Sequence[int], draws: int) -> int:
@@ -131,41 +125,12 @@ def may_draw_more(sizes: Sequence[int], drawn: int) -> bool:
     return sum(sizes) <= _FEW or drawn < _MOST_DRAWS
 
 
-def rows_compared(sizes: Sequence[int], limit: int) -> int:
-    """Jacobian rows that a comparison of biases takes at each of these draws."""
-    return rows_to_compare(min(sum(sizes), max(at_once(sizes, limit), max(sizes))))
-
-
 def rows_to_compare(entries: int) -> int:
     """Rows that compare biases of so many entries in all."""
     return entries + _SPARE_COMPARED
 
 
-def at_once(sizes: Sequence[int], limit: int) -> int:
-    """Entries compared at once: a factorisation costs the cube, so windows are smaller than one for all."""
-    return limit if sum(sizes) <= limit else limit // 2
-
-
-def windows(sizes: Sequence[int], most: int) -> list[list[int]]:
-    """Overlapping runs of neighbours of at most so many entries in all, each half new.
-
-    Examples
-    --------
-    >>> windows([2, 2, 2, 2], 4)
-    [[0, 1], [1, 2], [2, 3]]
-    """
-    runs, start = [], 0
-    while start < len(sizes):
-        stop, total = start, 0
-        while stop < len(sizes) and (stop == start or total + sizes[stop] <= most):
-            total += sizes[stop]
-            stop += 1
-        runs.append(list(range(start, stop)))
-        if stop >= len(sizes):
-            break
-        half, passed = start + 1, sizes[start]
-        while half < stop - 1 and passed + sizes[half] <= total / 2:
-            passed += sizes[half]
-            half += 1
-        start = half
-    return runs
+def draws_proving(draws: int) -> tuple[int, ...]:
+    """Draws that a proof starts with, and how many it goes on to where finite shifts refute it."""
+    few = max(draws // 4, 2)
+    return few, 2 * few, 4 * few

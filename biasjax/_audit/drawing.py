@@ -8,6 +8,7 @@ non-finite entries stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,20 @@ from biasjax._jaxpr.kinks import MASKED
 
 # A few dozen units in the last place
 NUDGE = 1e-14
+# Size of a vector that is one in no trained network by design
+_SMALL = 0.1
+# Entries of a leaf
+_HUGE = 2**20
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds typed random keys."""
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def to_host(leaf: Any) -> Any:
     """Array on the host, floats in float64 (complex128); typed random keys stay as they are."""
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return leaf
     if jax.numpy.issubdtype(leaf.dtype, np.complexfloating):
         return np.asarray(leaf, np.complex128)
@@ -51,8 +61,8 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     size = np.sqrt(np.einsum("i,i", known.ravel(), known.ravel().conj()).real / max(known.size, 1))
     # In place: of millions of parameters every copy costs as much as the draw
     noise = np.asarray(rng.random(leaf.shape))
-    noise -= 0.5
     noise *= np.sqrt(12)
+    noise -= np.sqrt(3)
     if leaf.dtype == np.complex128:
         noise = (noise + 1j * np.sqrt(12) * (rng.random(leaf.shape) - 0.5)) / np.sqrt(2)
     if size == 0:
@@ -61,9 +71,27 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     elif leaf.dtype == np.float64 and known.min() >= 0:
         drawn = np.where(leaf == 0, 0.3 * size * np.abs(noise), leaf * np.exp(0.3 * noise))
     else:
-        noise *= size / np.sqrt(2)
-        drawn = noise + leaf / np.sqrt(2)
+        noise *= size
+        noise += leaf
+        noise /= np.sqrt(2)
+        drawn = noise
     return drawn if known is leaf else np.where(finite, drawn, leaf)
+
+
+def grown(leaf: Any) -> Any:
+    """Bring a small vector that scales features (LayerScale starts at 1e-6) to size one.
+
+    What is behind it would be lost in round-off, and taken for what anything can stand in for.
+
+    Examples
+    --------
+    >>> grown(np.full(3, 1e-6)), grown(np.full(3, 0.5))
+    (array([1., 1., 1.]), array([0.5, 0.5, 0.5]))
+    """
+    if leaf.dtype != np.float64 or leaf.size < 2 or max(leaf.shape) != leaf.size:
+        return leaf
+    size = np.sqrt(np.mean(leaf**2))
+    return leaf / size if 0 < size < _SMALL else leaf
 
 
 def argument(rng: np.random.Generator, leaf: Any) -> Any:
@@ -82,7 +110,7 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     >>> argument(rng, np.array([0, 1, 1])), argument(rng, np.array([3, 7, 4])).min() >= 3
     (array([0, 1, 1]), np.True_)
     """
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         bits = rng.integers(0, 2**32, jax.random.key_data(leaf).shape, np.uint32)
         return jax.random.wrap_key_data(jax.numpy.asarray(bits), impl=jax.random.key_impl(leaf))
     if leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,):
@@ -105,6 +133,17 @@ def argument(rng: np.random.Generator, leaf: Any) -> Any:
     if leaf.size > 1 and rng.random() < 0.5:
         return _far(rng, leaf, low, high)
     return parameter(rng, leaf)
+
+
+def is_constant(leaf: Any) -> bool:
+    """Whether a leaf is no numbers that differ."""
+    known = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "fciu" and leaf.size
+    return not known or bool((leaf == leaf.flat[0]).all())
+
+
+def is_ones(leaf: Any) -> bool:
+    """Whether a leaf is several floats that are one."""
+    return isinstance(leaf, np.ndarray) and leaf.dtype == float and leaf.size > 1 and bool((leaf == 1).all())
 
 
 def _integers(rng: np.random.Generator, leaf: np.ndarray, high: int) -> np.ndarray:
@@ -138,3 +177,13 @@ def nudge(rng: np.random.Generator, leaf: Any, relative: float = NUDGE) -> Any:
         return leaf
     # Uniform numbers of variance one: drawn in half the time
     return leaf * (1 + relative * np.sqrt(12) * (rng.random(leaf.shape) - 0.5))
+
+
+def nudged(rng: np.random.Generator, leaves: Sequence[Any]) -> list[Any]:
+    """Nudge all leaves but huge ones."""
+    return [leaf if is_huge(leaf) else nudge(rng, leaf) for leaf in leaves]
+
+
+def is_huge(leaf: Any) -> bool:
+    """Whether a copy of a leaf costs more than another neighbour tells."""
+    return np.size(leaf) > _HUGE

@@ -12,8 +12,9 @@ import numpy as np
 
 from biasjax import check, tree
 from biasjax._audit import compiling, drawing
+from biasjax._audit.pure import flatten
 from biasjax._jaxpr import kinks
-from biasjax._jaxpr.double import Program, program
+from biasjax._jaxpr.double import Program, program, same
 
 # The function that errors name
 _WHAT = "audit_biases"
@@ -58,8 +59,8 @@ class Model(NamedTuple):
 
     Attributes
     ----------
-    program, leaves, paths
-        The function of flat leaves, those given (float64), and their paths.
+    program, given, paths
+        The function of flat leaves, those given (on the host, of their own dtype), and their paths.
     parameters
         How many of the leaves are parameters; the others are arguments.
     biases
@@ -70,16 +71,24 @@ class Model(NamedTuple):
         same with derivatives that take kinks both ways (`biasjax._jaxpr.kinks`).
     width
         Number of outputs.
+    scales
+        Size of the entries of every floating output, in arrays like these.
     """
 
     program: Program
-    leaves: tuple[Any, ...]
+    given: tuple[Any, ...]
     paths: tuple[str, ...]
     parameters: int
     biases: Biases
     outputs: Callable
     pieces: Callable
     width: int
+    scales: tuple[np.ndarray, ...]
+
+    @property
+    def leaves(self) -> list[Any]:
+        """Given leaves in float64; made anew, for of a large model they take more memory than all else."""
+        return [drawing.to_host(leaf) for leaf in self.given]
 
     @property
     def names(self) -> list[str]:
@@ -87,10 +96,12 @@ class Model(NamedTuple):
         return [self.paths[i] for i in self.biases.indices]
 
 
-def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) -> Model:
-    """Trace a function and check that it can be audited."""
+def trace(
+    fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None, known: Model | None = None
+) -> Model:
+    """Trace a function and check that it can be audited; return ``known`` if it is the same program."""
     if not callable(fn):
-        fix = "The order is (fn, params, *args); unpack a Pure for audit_modes(*pure, x)."
+        fix = "The order is (fn, params, *args)."
         check.fail(_WHAT, "a function", type(fn).__name__, fix, TypeError)
     (flat, structure), (others, rest) = flatten(_WHAT, params), flatten(_WHAT, args)
     paths = [tree.path_string(p) for p, _ in flat] + ["args/" + tree.path_string(p) for p, _ in others]
@@ -100,21 +111,30 @@ def trace(fn: Callable[..., Any], params: Any, *args: Any, is_bias: Any = None) 
     params, args = structure.unflatten(arrays[: len(flat)]), rest.unflatten(arrays[len(flat) :])
     indices = _bias_indices(is_bias, structure, paths, arrays[: len(flat)])
     lifted = program(fn, params, *args)
-    leaves = tuple(drawing.to_host(leaf) for leaf in jax.tree.leaves((params, args)))
-    biases = Biases(tuple(indices), tuple(leaves[i].shape for i in indices))
-    scales, width = _scales(lifted, leaves)
+    if known and same(known.program.jaxpr, lifted.jaxpr):
+        return known
+    given = [leaf if drawing.is_key(leaf) else np.asarray(leaf) for leaf in jax.tree.leaves((params, args))]
+    biases = Biases(tuple(indices), tuple(given[i].shape for i in indices))
+    scales = _scales(lifted, [drawing.to_host(leaf) for leaf in given])
+    return assembled(lifted, given, paths, len(flat), biases, scales)
+
+
+def assembled(
+    lifted: Program,
+    given: Sequence,
+    paths: Sequence[str],
+    parameters: int,
+    biases: Biases,
+    scales: Sequence[np.ndarray],
+) -> Model:
+    """Model of a program, its leaves and the sizes of its outputs."""
     with jax.enable_x64(True):
         both_ways = lifted._replace(jaxpr=kinks.both_ways(lifted.jaxpr))
     outputs, pieces = (_flat_outputs(one, biases, scales) for one in (lifted, both_ways))
-    return Model(lifted, leaves, tuple(paths), len(flat), biases, outputs, pieces, width)
-
-
-def flatten(what: str, values: Any) -> tuple[list[Any], Any]:
-    """Leaves with their paths, and the structure of the tree, whose dicts must have keys of one type."""
-    try:
-        return jax.tree_util.tree_flatten_with_path(values)
-    except ValueError as error:  # keys that cannot be sorted
-        check.fail(what, "a pytree", error, "Use one type of keys.", TypeError)
+    width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in scales)
+    return Model(
+        lifted, tuple(given), tuple(paths), parameters, biases, outputs, pieces, width, tuple(scales)
+    )
 
 
 def predicate(what: str, fn: Callable, path: str, leaf: Any) -> bool:
@@ -190,21 +210,20 @@ def _bias_indices(is_bias: Any, structure: Any, paths: Sequence[str], leaves: Se
     return found
 
 
-def _scales(lifted: Program, leaves: Sequence) -> tuple[list[np.ndarray], int]:
-    """Size of the entries of every output, and their number."""
+def _scales(lifted: Program, leaves: Sequence) -> list[np.ndarray]:
+    """Size of the entries of every floating output, of its dtype."""
     if not any(lifted.floating):
         check.fail(_WHAT, "a floating output", "none", "Return logits, not classes.")
     rng = np.random.default_rng(0)
-    outs, others = _run(lifted, leaves, [drawing.argument(rng, leaf) for leaf in leaves])
+    moved = [leaf if drawing.is_huge(leaf) else drawing.argument(rng, leaf) for leaf in leaves]
+    outs, others = _run(lifted, leaves, moved)
     for i, out in enumerate(outs):
         if not np.isfinite(out).all():
             bad = f"{(~np.isfinite(out)).sum()} of {out.size} entries of output {i} are NaN or infinite"
             check.fail(_WHAT, "finite outputs at the given input", bad, "Start from finite ones.")
-    scales = [_size(out, other) for out, other in zip(outs, others, strict=True)]
-    width = sum(out.size * (2 if np.iscomplexobj(out) else 1) for out in outs)
-    if not width:
+    if not sum(out.size for out in outs):
         check.fail(_WHAT, "at least one number in the outputs", "empty arrays", "Give a batch of inputs.")
-    return scales, width
+    return [_size(out, other).astype(out.dtype) for out, other in zip(outs, others, strict=True)]
 
 
 def _run(lifted: Program, *points: Sequence) -> list[list[np.ndarray]]:
@@ -249,3 +268,15 @@ def _flat_outputs(lifted: Program, biases: Biases, scales: Sequence[np.ndarray])
         )
 
     return outputs
+
+
+def first_uses(model: Model) -> list[int]:
+    """Biases in the order in which the program first uses them."""
+    jaxpr = model.program.jaxpr.jaxpr
+    first: dict = {}
+    for i, eqn in enumerate(jaxpr.eqns):
+        for atom in eqn.invars:
+            if not hasattr(atom, "val"):
+                first.setdefault(atom, i)
+    at = [first.get(jaxpr.invars[i], len(jaxpr.eqns)) for i in model.biases.indices]
+    return sorted(range(len(at)), key=at.__getitem__)

@@ -19,8 +19,10 @@ from biasjax._audit import budget
 _MARGIN = 50.0
 # Directions this much above noise can be compared with others: an angle of a thousandth is seen.
 _CLEAR = 1e3
-# A unit null vector involves a bias when the part of it there is longer than this (round-off gives 1e-8).
-_SHARED = 1e-6
+# A unit null vector involves a bias when the part of it there is longer than this (round-off gives 1e-15).
+_SHARED = 1e-10
+# Directions of subspaces are the same where round-off may have turned one into the other
+_TURNED = 1e-6
 
 
 def null_basis(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
@@ -53,10 +55,11 @@ def _pivoted(rows: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, in
     factors: Any = scipy.linalg.qr(rows, mode="r", pivoting=True, check_finite=False)
     r, order = factors
     floor = max(noise, np.finfo(float).eps * np.abs(rows).max(initial=0.0))
-    return r, order, int((np.abs(np.diag(r)) > _threshold(*rows.shape) * floor).sum())
+    return r, order, int((np.abs(np.diag(r)) > threshold(*rows.shape) * floor).sum())
 
 
-def _threshold(k: int, n: int) -> float:
+def threshold(k: int, n: int) -> float:
+    """How large noise of size one may look in a matrix of so many rows and columns."""
     return _MARGIN * (np.sqrt(k) + np.sqrt(n))
 
 
@@ -70,12 +73,15 @@ class Reproducible(NamedTuple):
     absorbed
         Number of directions that change the output and that the others reproduce.
     by
-        Which of the others suffice for that, none of them to spare; empty if not asked for.
+        Which of the others suffice for that: one if one does, else none of them to spare.
+    compensation
+        How far their farthest entry moves for a shift of such directions whose farthest entry moves by one.
     """
 
     rest: np.ndarray
     absorbed: int
     by: tuple[int, ...]
+    compensation: float
 
 
 class Live(NamedTuple):
@@ -92,13 +98,13 @@ def live(rows: np.ndarray, noise: float) -> Live:
     """Directions of one bias by the size of what they do, from its Jacobian rows and their noise."""
     some = levelled(spread(rows, budget.rows_to_span(rows.shape[1])), noise)
     _, sizes, directions = np.linalg.svd(some / noise, full_matrices=False)
-    level = _threshold(*some.shape)
+    level = threshold(*some.shape)
     clear, dead = int((sizes > _CLEAR * level).sum()), int((sizes > level).sum())
     return Live(directions[:clear].T, directions[clear:dead].T)
 
 
 def reproducible(
-    rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float], who: bool = False
+    rows: np.ndarray, blocks: Sequence[slice], noises: Sequence[float]
 ) -> tuple[list[Reproducible], int]:
     """For each bias, what the others can reproduce of it.
 
@@ -115,8 +121,6 @@ def reproducible(
         Place of each bias, in the order of use.
     noises
         Round-off of an entry in each block.
-    who
-        Whether to find ``by``.
 
     Returns
     -------
@@ -135,13 +139,19 @@ def reproducible(
     parts, sizes = np.split(_shares(columns, sizes), ends), np.split(sizes, ends)
     found = []
     for i, one in enumerate(alive):
-        squares, coordinates = np.linalg.eigh(parts[i] @ parts[i].T)  # ascending
-        unique = int((squares <= _SHARED**2).sum())
+        coordinates, shares, mixed = np.linalg.svd(parts[i])
+        absorbed = int((shares > _SHARED).sum())
+        some = mixed[:absorbed].T @ (np.random.default_rng(0).standard_normal(absorbed) / shares[:absorbed])
+        moves = [
+            np.abs(each.directions @ (part @ some / size / noise)).max(initial=0.0)
+            for each, part, size, noise in zip(alive, parts, sizes, noises, strict=True)
+        ]
+        others = max((move for j, move in enumerate(moves) if j != i), default=0.0)
         # v = V S⁻¹ c moves the outputs by c: what is orthogonal to all v of the others' c is V S c'
-        rest = one.directions @ np.linalg.qr(sizes[i][:, None] * coordinates[:, :unique])[0]
+        rest = one.directions @ np.linalg.qr(sizes[i][:, None] * coordinates[:, absorbed:])[0]
         rest = np.concatenate([rest, one.weak], axis=1)
-        absorbed = len(squares) - unique
-        found.append(Reproducible(rest, absorbed, _by(parts, i) if who and absorbed else ()))
+        by, farthest = (_by(parts, i), others / moves[i]) if absorbed else ((), 0.0)
+        found.append(Reproducible(rest, absorbed, by, float(farthest)))
     return found, sum(one.weak.shape[1] for one in alive)
 
 
@@ -150,18 +160,27 @@ def _shares(columns: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
     Columns (k, n) have unit noise and are far above it.
     """
-    n = columns.shape[1]
+    n, level = columns.shape[1], threshold(*columns.shape)
     r, order, rank = _pivoted(columns, 1.0)
     lengths = lengths[order]
+    # What makes up for a weak column has noise of its own, which grows with how much of it there is
+    while rank and abs(r[rank - 1, rank - 1]) <= level * np.linalg.norm(_solved(r, rank - 1, rank)):
+        rank -= 1
     basis = np.zeros((n, n - rank))
-    weights = scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:], check_finite=False)
+    weights = _solved(r, rank, n)
+    noise = level * np.sqrt(1 + (weights**2).sum(0))
     weights *= lengths[:rank, None] / lengths[rank:]
-    # Shares that the noise of the dependent column could have made are none
-    weights[np.abs(weights) <= _threshold(*columns.shape) / lengths[rank:]] = 0.0
+    # Shares that noise could have made are none
+    weights[np.abs(weights) <= noise / lengths[rank:]] = 0.0
     basis[order[:rank]] = -weights
     basis[order[rank:]] = np.eye(n - rank)
     factors: Any = scipy.linalg.qr(basis, mode="economic", check_finite=False)
     return factors[0]
+
+
+def _solved(r: np.ndarray, rank: int, stop: int) -> np.ndarray:
+    """How the columns behind the first ``rank`` of a triangular factor are made of these."""
+    return scipy.linalg.solve_triangular(r[:rank, :rank], r[:rank, rank:stop], check_finite=False)
 
 
 def levelled(rows: np.ndarray, noise: float = 1.0) -> np.ndarray:
@@ -180,33 +199,38 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _by(parts: Sequence[np.ndarray], i: int) -> tuple[int, ...]:
-    """Biases that suffice for what all reproduce of bias i: leave out whom one can, the farthest first.
-
-    A shift of the others without bias j is a null vector whose block j is zero.
-    """
+    """Biases that suffice for what all reproduce of bias i: the nearest alone, or else all that one needs."""
     wanted = _dimension(parts[i])
     members = sorted((j for j in range(len(parts)) if j != i), key=lambda j: (abs(j - i), j < i))
+    for j in members[: budget.NEIGHBOURS]:
+        free = _without(parts, [k for k in members if k != j])
+        if _dimension(parts[i] @ free) == wanted:
+            return (j,)
     gone: set[int] = set()
+    # Leave out whom one can, the farthest first
     for group in (members[budget.NEIGHBOURS :], *([j] for j in reversed(members))):
         if not group or gone.issuperset(group):
             continue
-        free = _null(np.concatenate([parts[j] for j in group]))
+        free = _without(parts, group)
         if free.shape[1] and _dimension(parts[i] @ free) == wanted:
             parts = [part @ free for part in parts]
             gone.update(group)
     return tuple(j for j in range(len(parts)) if j != i and j not in gone)
 
 
+def _without(parts: Sequence[np.ndarray], group: Sequence[int]) -> np.ndarray:
+    """Combinations of null vectors that leave some biases alone: their blocks are zero."""
+    if not group:
+        return np.eye(parts[0].shape[1])
+    _, shares, directions = np.linalg.svd(np.concatenate([parts[j] for j in group]))
+    return directions[int((shares > _SHARED).sum()) :].T
+
+
 def _dimension(part: np.ndarray) -> int:
-    return int((np.linalg.eigvalsh(part @ part.T) > _SHARED**2).sum())
-
-
-def _null(matrix: np.ndarray) -> np.ndarray:
-    squares, directions = np.linalg.eigh(matrix.T @ matrix)
-    return directions[:, squares <= _SHARED**2]
+    return int((np.linalg.svd(part, compute_uv=False) > _SHARED).sum())
 
 
 def common_rank(subspaces: Sequence[np.ndarray]) -> int:
     """Dimension of the sum of subspaces, each given by an orthonormal basis."""
     values = np.linalg.svd(np.concatenate(subspaces, axis=1), compute_uv=False)
-    return int((values > _SHARED).sum())
+    return int((values > _TURNED).sum())

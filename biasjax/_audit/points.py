@@ -32,12 +32,14 @@ def weights_at(model: Model, draws: Draws, draw: int) -> list:
     several times their size, so that no unit is dead at all draws.
     """
     rng = np.random.default_rng([draws.seed, 0, draw])
-    leaves = list(model.leaves[: model.parameters])
-    for i, leaf in enumerate(leaves):
+    leaves = list(model.given[: model.parameters])
+    for i, leaf in enumerate(map(drawing.to_host, leaves)):
+        leaves[i] = leaf
         # Biases as given once: large ones leave units on whatever the input, which then look linear
         given = draw == 0 and i in model.biases.indices
         if not given and _varies(draws.randomize, model.paths[i], leaf):
-            leaves[i] = drawing.close(rng, leaf) if i in draws.close else drawing.parameter(rng, leaf)
+            grown = leaf if i in model.biases.indices else drawing.grown(leaf)
+            leaves[i] = drawing.close(rng, leaf) if i in draws.close else drawing.parameter(rng, grown)
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in model.biases.indices:
         leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
@@ -47,10 +49,14 @@ def weights_at(model: Model, draws: Draws, draw: int) -> list:
 def inputs_at(model: Model, draws: Draws, draw: int, index: int) -> list:
     """Arguments of one draw; the very first are those given."""
     rng = np.random.default_rng([draws.seed, 1, draw, index])
-    leaves = list(model.leaves[model.parameters :])
+    given = [drawing.to_host(leaf) for leaf in model.given[model.parameters :]]
+    leaves = list(given)
+    # Ones beside an input are a mask, ones alone a stand-in for one
+    masks = any(not drawing.is_constant(leaf) for leaf in given)
     for i, leaf in enumerate(leaves):
         path = model.paths[model.parameters + i].removeprefix("args/")
-        if (draw or index) and _varies(draws.vary_inputs, path, leaf):
+        drawn = draw or index
+        if drawn and _varies(draws.vary_inputs, path, leaf) and not (masks and drawing.is_ones(leaf)):
             close = model.parameters + i in draws.close
             leaves[i] = drawing.close(rng, leaf) if close else drawing.argument(rng, leaf)
     return leaves
@@ -75,10 +81,12 @@ def within_domain(model: Model, draws: Draws, finite: Callable[[Sequence], bool]
     if all(map(finite, drawn)):
         return draws
 
-    def alone(i: int) -> list[list]:
-        return [[*model.leaves[:i], leaves[i], *model.leaves[i + 1 :]] for leaves in drawn]
+    given = model.leaves
 
-    close = frozenset(i for i in range(len(model.leaves)) if not all(map(finite, alone(i))))
+    def alone(i: int) -> list[list]:
+        return [[*given[:i], leaves[i], *given[i + 1 :]] for leaves in drawn]
+
+    close = frozenset(i for i in range(len(given)) if not all(map(finite, alone(i))))
     return draws._replace(close=close)
 
 

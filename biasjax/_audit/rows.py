@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,8 +24,6 @@ class Sample(NamedTuple):
     ----------
     rows
         (rows, bias entries), over several inputs.
-    counts
-        For each bias the number of rows, from the first, that were asked for it; it is zero in the others.
     noises
         (inputs, biases), round-off of an entry in the rows at each input; infinite where the derivative is
         not finite.
@@ -35,7 +32,6 @@ class Sample(NamedTuple):
     """
 
     rows: np.ndarray
-    counts: np.ndarray
     noises: np.ndarray
     size: float
 
@@ -52,23 +48,21 @@ class Sample(NamedTuple):
         return np.where(np.isfinite(self.noises), self.noises, 0.0).max(0, initial=0.0) * self.size
 
     def in_noise(self, b: int, place: slice) -> np.ndarray:
-        """Rows asked for bias ``b`` in units of their round-off."""
+        """Columns of bias ``b``, at ``place``, in units of their round-off."""
         each = np.repeat(self.noises[:, b], len(self.rows) // max(len(self.noises), 1))
-        return self.rows[: self.counts[b], place] / each[: self.counts[b], None]
+        return self.rows[:, place] / each[:, None]
 
 
-# Rows at a draw of the parameters, of which so many are wanted for each bias
-Draw = Callable[[int, Sequence[int]], Sample]
+# As many rows as wanted at a draw of the parameters
+Draw = Callable[[int, int], Sample]
 # A draw of the parameters and the number of an input
 _Call = tuple[int, int]
-# Start, stop and whether wanted, of parts that cover the flat vector of biases
-_Kept = tuple[tuple[int, int, bool], ...]
 
 
 class _Mode(NamedTuple):
     """How rows are taken.
 
-    ``run(flat, leaves, call, kept, relative)`` gives random rows; those of the first call are ``start``, and
+    ``run(flat, leaves, call, relative)`` gives random rows; those of the first call are ``start``, and
     derivatives below ``floor`` are not told from zero, of a function of size one.
     """
 
@@ -78,37 +72,34 @@ class _Mode(NamedTuple):
 
 
 def sampler(model: Model, draws: Draws) -> Draw:
-    """Return ``sample(draw of the parameters, rows wanted for each bias)``, compiled once per set of biases.
+    """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
     has no such derivative.
     """
-    size = budget.rows_at_once(model.biases.total, model.width)
+    size = budget.rows_at_once(model.width)
     mode = _first_mode(model, draws, size)
     # Where inputs cannot vary, more rows than outputs say nothing new
     most = model.width if _inputs_are_fixed(model, draws) else None
     known: dict[_Call, np.ndarray] = {}
 
-    def sample(weights: int, wanted: Sequence[int]) -> Sample:
-        calls = -(-np.minimum(wanted, most or max(wanted)) // size)
-        asked = [np.flatnonzero(calls > i) for i in range(max(calls))]
-        drawn = weights_at(model, draws, weights)
-        found = _finite_blocks(model, draws, mode, weights, drawn, asked)
-        of_all = {(weights, i): block for i, block in found.items() if len(asked[i]) == len(calls)}
-        _measure_round_off(model, draws, mode, drawn, of_all, known)
-        worst = _worst(known, len(calls))
-        noises = np.array([known.get((weights, i), worst) for i in found]).reshape(-1, len(calls))
-        counts = size * np.array([sum(b in asked[i] for i in found) for b in range(len(calls))])
-        sizes = [_whole(model, block, mode.start, asked[i]) for i, block in found.items()]
+    def sample(weights: int, wanted: int) -> Sample:
+        drawn = jax.device_put(weights_at(model, draws, weights))
+        found = _finite_blocks(model, draws, mode, weights, drawn, -(-min(wanted, most or wanted) // size))
+        _measure_round_off(model, draws, mode, drawn, found, known)
+        count = len(model.biases.slices)
+        worst = _worst(known, count)
+        noises = np.array([known.get(call, worst) for call in found]).reshape(-1, count)
+        sizes = [rms(block) for block in found.values()]
         rows = [block / (whole or 1.0) for block, whole in zip(found.values(), sizes, strict=True)]
         stacked = np.concatenate(rows) if rows else np.zeros((0, model.biases.total))
-        return Sample(stacked, counts, noises, max(sizes, default=0.0))
+        return Sample(stacked, noises, max(sizes, default=0.0))
 
     return sample
 
 
 def jacobian_rows(outputs: Callable, mode: str) -> Callable:
-    """``rows(flat, leaves, u, kept) -> u @ J``, J the Jacobian of the outputs by the biases.
+    """``rows(flat, leaves, u) -> u @ J``, J the Jacobian of the outputs by the biases.
 
     Parameters
     ----------
@@ -121,15 +112,17 @@ def jacobian_rows(outputs: Callable, mode: str) -> Callable:
     Returns
     -------
     callable
-        Compiled; ``u`` of shape (rows, outputs) gives (rows, bias entries). With ``kept``, a static tuple of
-        (start, stop, whether wanted) that covers the flat vector, reverse mode leaves the columns at zero
-        that are not wanted, and does not go back through the layers that only they need.
+        Compiled; ``u`` of shape (rows, outputs) gives (rows, bias entries). ``relative`` moves the entries of
+        ``u`` by about so much of themselves.
     """
 
-    @functools.partial(compiling.quick_jit, static_argnums=3)
-    def rows(flat, leaves, u, kept: _Kept = ()):
+    @compiling.quick_jit
+    def rows(flat, leaves, u, relative=0.0):
+        u = jnp.asarray(u, flat.dtype)
+        u *= 1 + relative * jnp.roll(u, 1)
         if mode == "reverse":
-            return _back(lambda b: outputs(b, leaves), flat, u, kept)
+            _, pullback = jax.vjp(lambda b: outputs(b, leaves), flat)
+            return jax.vmap(lambda v: pullback(v)[0])(u)
         basis = jnp.eye(flat.size, dtype=flat.dtype)
         column = _slope if mode == "forward" else _difference
         return jax.lax.map(
@@ -137,23 +130,6 @@ def jacobian_rows(outputs: Callable, mode: str) -> Callable:
         ).T
 
     return rows
-
-
-def _back(fn: Callable, flat: jax.Array, u: jax.Array, kept: _Kept) -> jax.Array:
-    if not kept:
-        _, pullback = jax.vjp(fn, flat)
-        return jax.vmap(lambda v: pullback(v)[0])(u)
-    parts = [flat[start:stop] for start, stop, _ in kept]
-    wanted = [want for *_, want in kept]
-
-    def restricted(moving):
-        moving = iter(moving)
-        return fn([next(moving) if want else part for want, part in zip(wanted, parts, strict=True)])
-
-    _, pullback = jax.vjp(restricted, [part for want, part in zip(wanted, parts, strict=True) if want])
-    found = iter(jax.vmap(lambda v: pullback(v)[0])(u))
-    none = [jnp.zeros((len(u), part.size)) for part in parts]
-    return jnp.concatenate([next(found) if want else no for want, no in zip(wanted, none, strict=True)], 1)
 
 
 def _slope(fn: Callable, flat: jax.Array, direction: jax.Array) -> jax.Array:
@@ -167,7 +143,7 @@ def _difference(fn: Callable, flat: jax.Array, direction: jax.Array) -> jax.Arra
 
 def _first_mode(model: Model, draws: Draws, size: int) -> _Mode:
     """The first mode that gives finite rows."""
-    leaves = point(model, draws, 0, 0)
+    leaves = jax.device_put(point(model, draws, 0, 0))
     flat = model.biases.gather(leaves)
     eps = float(np.finfo(float).eps)
     for mode in ("reverse", "forward"):
@@ -186,43 +162,27 @@ def _random_rows(model: Model, draws: Draws, size: int, mode: str) -> Callable[.
     """`_Mode.run`: ``size`` random rows, whose weights ``relative`` moves by a share."""
     jacobian = jacobian_rows(model.pieces, mode)
 
-    def run(flat, leaves, call: _Call, kept: _Kept = (), relative=0.0):
+    def run(flat, leaves, call: _Call, relative=0.0):
         rng = np.random.default_rng([draws.seed, 2, *call])
-        u, seed = rng.standard_normal((size, model.width)), rng.integers(2**31, dtype=np.int32)
-        u *= 1 + relative * np.random.default_rng(0).standard_normal(u.shape)
-        return np.asarray(jacobian(flat, [*leaves, seed], u, kept))
+        # Uniform numbers of variance one: logits of a language model are millions
+        u, seed = rng.random((size, model.width), np.float32), rng.integers(2**31, dtype=np.int32)
+        u -= np.float32(0.5)
+        u *= np.float32(np.sqrt(12))
+        return np.asarray(jacobian(flat, [*leaves, seed], u, relative))
 
     return run
 
 
 def _finite_blocks(
-    model: Model, draws: Draws, mode: _Mode, weights: int, drawn: list, asked: Sequence[np.ndarray]
-) -> dict[int, np.ndarray]:
-    """Rows of the biases that are asked for at each input, by the number of the input."""
-    flat, on_device = model.biases.gather(drawn), jax.device_put(drawn)
+    model: Model, draws: Draws, mode: _Mode, weights: int, drawn: list, calls: int
+) -> dict[_Call, np.ndarray]:
+    """Rows at so many inputs, without those that are not finite."""
+    flat = model.biases.gather(drawn)
     blocks = [mode.start] if weights == 0 else []
-    for i in range(len(blocks), len(asked)):
-        leaves = [*on_device, *inputs_at(model, draws, weights, i)]
-        blocks.append(mode.run(flat, leaves, (weights, i), _kept(model, asked[i])))
-    return {i: block for i, block in enumerate(blocks) if np.isfinite(block).all()}
-
-
-def _kept(model: Model, asked: np.ndarray) -> _Kept:
-    """The biases asked for among all; empty for all."""
-    wanted, slices = set(asked.tolist()), model.biases.slices
-    if len(wanted) == len(slices):
-        return ()
-    return tuple((place.start, place.stop, b in wanted) for b, place in enumerate(slices))
-
-
-def _whole(model: Model, block: np.ndarray, first: np.ndarray, asked: np.ndarray) -> float:
-    """Size of all rows of a block, of which only some biases' columns are known."""
-    slices = model.biases.slices
-    entries = np.concatenate([np.arange(slices[b].start, slices[b].stop) for b in asked])
-    if len(entries) == block.shape[1]:
-        return rms(block)
-    share = rms(first[:, entries]) / (rms(first) or 1.0)
-    return rms(block[:, entries]) / share if share > 0 else rms(first)
+    for i in range(len(blocks), calls):
+        leaves = [*drawn, *inputs_at(model, draws, weights, i)]
+        blocks.append(mode.run(flat, leaves, (weights, i)))
+    return {(weights, i): block for i, block in enumerate(blocks[:calls]) if np.isfinite(block).all()}
 
 
 def _measure_round_off(
@@ -249,8 +209,8 @@ def _round_off(
     # Outputs have size one
     noises = np.full(len(model.biases.slices), mode.floor)
     for _ in range(neighbours):
-        nudged = [drawing.nudge(rng, leaf) for leaf in leaves]
-        moved = mode.run(model.biases.gather(nudged), nudged, call, (), drawing.NUDGE) - found
+        nudged = drawing.nudged(rng, leaves)
+        moved = mode.run(model.biases.gather(nudged), nudged, call, drawing.NUDGE) - found
         noises = np.maximum(noises, [rms(moved[:, place]) for place in model.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)
 

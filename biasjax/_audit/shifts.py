@@ -23,12 +23,11 @@ from biasjax._audit.points import Draws, point, rms, size_of, within_domain
 _SIZES = (1e-2, 1e2, -1e2)
 # A change of the outputs by this share, at the bias's own size, needs no other sizes.
 _PLAIN = 1e-3
-# Shifts evaluated at once: the sizes of one, and as many of different biases.
-_BATCH = len(_SIZES)
 
 
-_EPS = float(np.finfo(float).eps)
-_NONE = Shifted(0.0, _EPS)
+# Round-off of numbers of size one
+EPS = float(np.finfo(float).eps)
+NONE = Shifted(0.0, EPS)
 
 
 class _Shift(NamedTuple):
@@ -61,7 +60,7 @@ class Shifts(NamedTuple):
     model, draws
         The model and what is drawn.
     run
-        ``run(flat, leaves, shifts) -> f(flat + shift)``, for `_BATCH` rows of shifts at once, compiled.
+        ``run(flat, leaves, shifts) -> f(flat + shift)``, compiled, for `budget.shifts_at_once` rows.
     pair
         ``pair(draw of the parameters) -> _Pair``; the last two are kept.
     """
@@ -108,7 +107,7 @@ def each(
     shifts = [_Shift(places[b], step) for b, step in steps.items()]
     slopes = np.zeros(len(places)) if slopes is None else slopes
     found = dict(zip(steps, _against_noise(given, weights, shifts, slopes[list(steps)]), strict=True))
-    return [found.get(b, _NONE) for b in range(len(bases))]
+    return [found.get(b, NONE) for b in range(len(bases))]
 
 
 def together(given: Shifts, bases: Sequence[np.ndarray], weights: int, slopes: np.ndarray) -> Shifted:
@@ -118,8 +117,13 @@ def together(given: Shifts, bases: Sequence[np.ndarray], weights: int, slopes: n
     for b, step in _steps(given, bases, weights).items():
         whole[places[b]] = step
     if not whole.any():
-        return _NONE
+        return NONE
     return _against_noise(given, weights, [_Shift(slice(None), whole)], slopes.max(keepdims=True))[0]
+
+
+def whole(given: Shifts, step: np.ndarray, weights: int, slope: float) -> Shifted:
+    """Shift all biases by a given step; ``slope`` as in `each`."""
+    return _against_noise(given, weights, [_Shift(slice(None), step)], np.array([slope]))[0]
 
 
 def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndarray:
@@ -139,7 +143,7 @@ def survivors(given: Shifts, b: int, basis: np.ndarray, slope: float) -> np.ndar
         exact, nudged = (np.stack([*_changes(given.run, side, shifts)]) for side in pair)
         if np.isfinite(exact).all() and np.isfinite(nudged).all():
             let_through = slope * abs(length)
-            found.append(exact.T / max(rms(exact - nudged) + _EPS, let_through))
+            found.append(exact.T / max(rms(exact - nudged) + EPS, let_through))
     return basis @ nullspaces.null_basis(np.concatenate(found)) if found else basis[:, :0]
 
 
@@ -157,25 +161,30 @@ def _steps(given: Shifts, bases: Sequence[np.ndarray], weights: int) -> dict[int
 
 
 def _still(model: Model) -> np.ndarray:
-    return np.zeros((_BATCH, model.biases.total))
+    return np.zeros((budget.shifts_at_once(model.biases.total), model.biases.total))
 
 
 def _pair(model: Model, draws: Draws, run: Callable, weights: int) -> _Pair:
     leaves = point(model, draws, weights, 1)
     rng = np.random.default_rng([draws.seed, 5, weights])
 
-    def at(leaves) -> _Point:
-        flat, leaves = model.biases.gather(leaves), jax.device_put(leaves)
+    def at(leaves, flat) -> _Point:
         return _Point(flat, leaves, np.asarray(run(flat, leaves, _still(model)))[0])
 
-    return _Pair(at(leaves), at([drawing.nudge(rng, leaf) for leaf in leaves]))
+    nudged = drawing.nudged(rng, leaves)
+    flats = model.biases.gather(leaves), model.biases.gather(nudged)
+    there = jax.device_put(leaves)
+    # Huge leaves are the same, and in memory once
+    beside = [on if a is b else jax.device_put(b) for on, a, b in zip(there, leaves, nudged, strict=True)]
+    return _Pair(at(there, flats[0]), at(beside, flats[1]))
 
 
 def _changes(run: Callable, at: _Point, shifts: Sequence[_Shift]) -> Iterator[np.ndarray]:
     """Change of the outputs under each shift."""
-    for start in range(0, len(shifts), _BATCH):
-        some = shifts[start : start + _BATCH]
-        batch = np.zeros((_BATCH, at.flat.size))
+    at_once = budget.shifts_at_once(at.flat.size)
+    for start in range(0, len(shifts), at_once):
+        some = shifts[start : start + at_once]
+        batch = np.zeros((at_once, at.flat.size))
         for row, shift in zip(batch, some, strict=False):
             row[shift.place] = shift.step
         yield from np.asarray(run(at.flat, at.leaves, batch))[: len(some)] - at.base
@@ -187,7 +196,7 @@ def _against_noise(
     """For each shift the first size if its change is plain, else the one that stands out most."""
     run, pair = given.run, given.pair(weights)
     let_through = slopes * [np.linalg.norm(shift.step) for shift in shifts]
-    rounding = np.abs(pair.exact.base - pair.nudged.base).max() + _EPS
+    rounding = np.abs(pair.exact.base - pair.nudged.base).max() + EPS
     first = [float(np.abs(change).max()) for change in _changes(run, pair.exact, shifts)]
     found = [Shifted(*one) for one in zip(first, np.maximum(rounding, let_through).tolist(), strict=True)]
     for i, one in enumerate(found):
@@ -206,9 +215,9 @@ def _clearest(run: Callable, pair: _Pair, shift: _Shift, rounding: float, let_th
         return largest
     nudged = np.stack([*_changes(run, pair.nudged, sizes)])
     off = np.abs(exact - nudged).max(1)
-    noise = np.maximum(off + _EPS, let_through * np.abs(_SIZES))
+    noise = np.maximum(off + EPS, let_through * np.abs(_SIZES))
     finite = np.isfinite(change) & np.isfinite(off)
     if not finite.any():
-        return Shifted(np.inf, _EPS)
+        return Shifted(np.inf, EPS)
     best = int(np.argmax(np.where(finite, change / noise, -1.0)))
     return Shifted(float(change[best]), float(noise[best]))

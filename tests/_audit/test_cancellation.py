@@ -49,13 +49,13 @@ def test_names_do_not_depend_on_the_basis(name):
 
 
 def test_a_direction_is_dead_if_no_draw_moves_it():
-    # Three draws show a direction each; rows that were not asked for do not count
+    # Two draws show a direction each, a third has no rows
     model = trace(lambda p, x: x + p["bias"], {"bias": jnp.zeros(4), "spare_bias": jnp.zeros(2)}, ROWS[:, :4])
     rng = np.random.default_rng(0)
 
     def draw(i, count):
-        rows = np.outer(rng.standard_normal(90), np.eye(6)[i]) + 1e-12 * rng.standard_normal((90, 6))
-        return Sample(rows, np.array([count, count]), np.full((1, 2), 1e-12), 1.0)
+        rows = np.outer(rng.standard_normal(count), np.eye(6)[i]) + 1e-12 * rng.standard_normal((count, 6))
+        return Sample(rows, np.full((1 if count else 0, 2), 1e-12), 1.0)
 
     bias, spare = cancellation.dead_directions(model, [draw(0, 90), draw(2, 90), draw(3, 0)])
     np.testing.assert_allclose(bias @ bias.T, np.diag([0, 1, 0, 1]), atol=1e-9)

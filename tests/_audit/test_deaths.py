@@ -21,7 +21,7 @@ def found(fn, *shifts, sizes=SIZES, x=X):
     lifted = program(fn, BIAS, x)
     copies = np.array([[BIAS + size * shift for size in sizes] for shift in shifts])
     with jax.enable_x64(True):
-        return deaths.find(lifted.jaxpr, [BIAS, x], [copies], [0])
+        return [died[0] for died in deaths.find(lifted.jaxpr, [BIAS, x], [copies], [0])]
 
 
 def marked(fn):
@@ -148,3 +148,21 @@ def test_a_layout_does_not_change_a_value():
 
     [died] = found(reshaped, ALIKE)
     assert [marked(reshaped) in death.where for death in died] == [True]
+
+
+def test_several_shifts_of_a_pass_die_each_at_its_own_line():
+    def two(b, c, x):
+        y = x + b
+        y = y - y.mean(0)  # here
+        return jax.nn.softmax(jnp.tanh(y) + c)
+
+    lifted = program(two, BIAS, BIAS, X)
+    still, moved = BIAS[None, None], BIAS[None, None] + 3.0
+    copies = [np.concatenate(some) for some in ([moved, still, moved], [still, moved, moved])]
+    with jax.enable_x64(True):
+        first, second, both = deaths.find(lifted.jaxpr, [BIAS, BIAS, X], copies, [0, 1])
+    assert first.keys() == {0}
+    assert second.keys() == {1}
+    assert both == first | second
+    assert marked(two) in both[0][0].where
+    assert marked(two) not in both[1][0].where

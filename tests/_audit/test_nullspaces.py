@@ -63,7 +63,7 @@ def test_live_directions_by_size():
 # Known answers: outputs are independent directions, a block says what each entry of a bias does to them
 
 
-def compared(*blocks, who=True):
+def compared(*blocks):
     """`nullspaces.reproducible` of biases from their (outputs, entries), at 200 random rows with noise."""
     rng = np.random.default_rng(0)
     whole = np.concatenate(blocks, 1)
@@ -71,7 +71,7 @@ def compared(*blocks, who=True):
     rows += NOISE * rng.standard_normal(rows.shape)
     ends = np.cumsum([block.shape[1] for block in blocks])
     places = [slice(end - block.shape[1], end) for end, block in zip(ends, blocks, strict=True)]
-    return nullspaces.reproducible(rows, places, [NOISE] * len(blocks), who)
+    return nullspaces.reproducible(rows, places, [NOISE] * len(blocks))
 
 
 def unit(*columns, outputs=6):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax._audit import budget, points, rows
+from biasjax._audit import points, rows
 from biasjax._audit.model import trace
 from biasjax._audit.points import Draws
 
@@ -53,14 +53,12 @@ def test_rows_are_those_of_the_jacobian(mode, exact):
     np.testing.assert_allclose(found, u @ jacobian, rtol=0, atol=tolerance * np.abs(u @ jacobian).max())
 
 
-def test_columns_that_are_not_wanted_stay_at_zero(exact):
+def test_weights_of_rows_are_moved_by_a_share(exact):
     flat, leaves, jacobian = exact
-    u = np.random.default_rng(0).standard_normal((5, len(jacobian)))
+    u = np.random.default_rng(0).random((5, len(jacobian))).astype(np.float32)
     run = rows.jacobian_rows(trace(smooth, PARAMS, X).outputs, "reverse")
-    for wanted in ((True, False), (False, True)):
-        kept = ((0, 4, wanted[0]), (4, 8, wanted[1]))
-        expected = u @ jacobian * np.repeat(wanted, 4)
-        np.testing.assert_allclose(run(flat, leaves, u, kept), expected, rtol=0, atol=1e-12)
+    moved = np.asarray(run(flat, leaves, u, 1e-3)) - np.asarray(run(flat, leaves, u))
+    assert 1e-5 < np.abs(moved).max() / np.abs(u @ jacobian).max() < 1e-2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -69,13 +67,12 @@ def test_samples_span_the_jacobian(mode, x64):
     fn, tolerance = MODES[mode]
     model = trace(fn, PARAMS, X)
     draws = DRAWS._replace(vary_inputs=False)
-    sample = rows.sampler(model, draws)(1, [16, 16])
+    sample = rows.sampler(model, draws)(1, 16)
     leaves = points.point(model, draws, 1, 0)
     jacobian = jax.jacobian(trace(smooth, PARAMS, X).outputs)(
         jnp.asarray(model.biases.gather(leaves)), leaves
     )
     assert sample.rows.shape == (16, 8)
-    assert sample.counts.tolist() == [16, 16]
     basis = np.linalg.svd(jacobian, full_matrices=False)[2]
     outside = sample.rows - sample.rows @ basis.T @ basis
     assert np.abs(outside).max() < 10 * tolerance
@@ -87,23 +84,12 @@ def test_samples_span_the_jacobian(mode, x64):
     assert (sample.noises > (eps if mode != "difference" else 1e-12) / 100).all()
 
 
-def test_biases_ask_for_rows_apart(x64):
-    model = trace(smooth, PARAMS, X)
-    size = budget.rows_at_once(model.biases.total, model.width)
-    sample = rows.sampler(model, DRAWS)(1, [3 * size, size])
-    assert sample.counts.tolist() == [3 * size, size]
-    assert (sample.rows[size:, 4:] == 0).all()
-    assert (sample.rows[:, :4] != 0).all()
-    assert sample.in_noise(0, slice(0, 4)).shape == (3 * size, 4)
-    assert sample.in_noise(1, slice(4, 8)).shape == (size, 4)
-
-
 def test_round_off_of_a_difference_of_large_numbers(x64):
     # Derivatives by the second bias carry the round-off of a million, those by the first none
     def fn(params, x):
         return x * params["a_bias"] + jnp.sin(1e6 * x + params["b_bias"].ravel())
 
-    sample = rows.sampler(trace(fn, PARAMS, X), DRAWS)(1, [16, 16])
+    sample = rows.sampler(trace(fn, PARAMS, X), DRAWS)(1, 16)
     plain, rough = sample.noise
     assert 1e-18 < plain < 1e-13
     assert 1e-12 < rough < 1e-8
@@ -114,13 +100,13 @@ def test_inputs_without_derivatives_are_left_out(x64):
         return jnp.sqrt(x[0, 0] + jnp.zeros(4)) * params["a_bias"], params["b_bias"] * 2.0
 
     model = trace(fn, PARAMS, jnp.abs(X))
-    sample = rows.sampler(model, DRAWS)(0, [64, 64])
+    sample = rows.sampler(model, DRAWS)(0, 64)
     assert np.isfinite(sample.rows).all()
     assert np.isfinite(sample.noises).all()
-    assert len(sample.rows) == sample.counts[0] == 8 * len(sample.noises)
+    assert len(sample.rows) == 8 * len(sample.noises)
 
 
 def test_a_sample_without_rows():
-    sample = rows.Sample(np.zeros((0, 4)), np.array([0, 0]), np.zeros((0, 2)), 0.0)
+    sample = rows.Sample(np.zeros((0, 4)), np.zeros((0, 2)), 0.0)
     np.testing.assert_array_equal(sample.noise, np.inf)
     np.testing.assert_array_equal(sample.slopes, 0.0)
