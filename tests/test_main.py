@@ -3,6 +3,8 @@
 import json
 import sys
 import types
+from pathlib import Path
+from xml.etree import ElementTree
 
 import flax.linen as nn
 import jax
@@ -94,7 +96,88 @@ def test_a_module_that_does_not_import(tmp_path, monkeypatch, capsys):
     assert "traceback stands above" in shown
 
 
+def line_of(text):
+    """Number of the only line of this file that is so."""
+    (number,) = [i for i, line in enumerate(LINES, 1) if line.strip() == text]
+    return number
+
+
+LINES = Path(__file__).read_text().splitlines()
+DENSE = line_of("x = nn.Dense(4)(x)")
+
+
+def test_github(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    status = run(f"{__name__}:flax_model", "--mode", "train", "--format", "github", "--fail-on", "cancelled")
+    assert status == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        f"::error file=test_main.py,line={DENSE},title=BJ001 cancelled bias::Dense_0/bias "
+    )
+    assert line.endswith("To do: use_bias=False of flax.linen.Dense.")
+
+
+def test_sarif_and_junit(tmp_path):
+    sarif, junit = tmp_path / "audit.sarif", tmp_path / "audit.xml"
+    ask = (f"{__name__}:flax_model", "--mode", "train", "--fail-on", "cancelled", "--output")
+    assert run(*ask, str(sarif), "--format", "sarif") == 1
+    (result,) = json.loads(sarif.read_text())["runs"][0]["results"]
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["region"] == {"startLine": DENSE}
+    related = result["relatedLocations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert related.endswith("flax/linen/normalization.py")
+    assert run(*ask, str(junit), "--format", "junit") == 1
+    case = ElementTree.parse(junit).find(".//testcase[failure]")
+    assert case is not None
+    assert (case.attrib["name"], case.attrib["line"]) == ("Dense_0/bias", str(DENSE))
+
+
+def test_baseline(tmp_path, capsys):
+    known = tmp_path / "known.json"
+    ask = (f"{__name__}:flax_model", "--mode", "train", "--format", "github", "--fail-on", "cancelled")
+    assert run(*ask, "--write-baseline", str(known)) == 0
+    assert run(*ask, "--baseline", str(known)) == 0
+    capsys.readouterr()
+    held = json.loads(known.read_text())
+    held["known"] += [{"mode": "train", "bias": "gone/bias", "rule": "BJ001"}]
+    known.write_text(json.dumps(held))
+    assert run(*ask, "--baseline", str(known)) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "1 of the baseline not found any more: gone/bias\n")
+
+
+def test_text(capsys):
+    assert run(f"{__name__}:flax_model") == 0
+    text = capsys.readouterr().out
+    assert "-> use_bias=False of flax.linen.Dense" in text
+    assert "can go together" in text
+    assert f"made at tests/test_main.py:{DENSE}" in text
+    assert run(f"{__name__}:flax_model", "--mode", "train", "--all") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["BatchNorm_0/bias", "Dense_0/bias", "Dense_1/bias"]
+
+
+def other_names():
+    return (
+        lambda p, x: x @ p["w"] + p["drift"],
+        {"w": jnp.ones((3, 2)), "drift": jnp.zeros(2)},
+        jnp.ones((4, 3)),
+    )
+
+
+def test_which_are_biases(capsys):
+    assert run(f"{__name__}:other_names", "--is-bias", "dri", "--draws", "2", "--no-joint") == 0
+    assert "drift" in capsys.readouterr().out
+    assert run(f"{__name__}:other_names", "--format", "json", "--is-bias", "^drift$") == 0
+    assert json.loads(capsys.readouterr().out)["audit"]["findings"][0]["verdict"] == "needed"
+
+
 OPTIONS = {
+    ("--is-bias", "("): "--is-bias: expected a regular expression",
+    ("--draws", "0"): "draws: expected an integer of at least 1",
+    ("--baseline", "nowhere.json"): "--baseline: expected a file of --write-baseline",
+    ("--output", "nowhere/audit.txt"): "Make the folder",
+    ("--fail-on", "needed", "--no-joint"): "an audit with joint=True",
     ("--fail-on", "canceled"): "Did you mean 'cancelled'?",
     ("--fail-on", "absorbable", "--no-joint"): "an audit with joint=True",
     ("--json", "nowhere/audit.json"): "Make the folder",
@@ -103,7 +186,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_options_are_refused_before_the_audit(options, capsys):
-    assert run(f"{__name__}:raising", *options) == 2
+    assert run(f"{__name__}:{'plain_function' if '--draws' in options else 'raising'}", *options) == 2
     assert OPTIONS[options] in capsys.readouterr().err
 
 
@@ -123,6 +206,6 @@ def test_a_safe_path_leaves_the_working_directory_out(tmp_path, monkeypatch, cap
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         flags = types.SimpleNamespace(safe_path=safe)
         own = types.SimpleNamespace(path=sys.path, stderr=sys.stderr, flags=flags)
-        monkeypatch.setattr("biasjax.__main__.sys", own)
+        monkeypatch.setattr("biasjax._audit.commands.sys", own)
         assert run("left_out:model") == 2
         assert message in capsys.readouterr().err

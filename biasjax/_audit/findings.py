@@ -9,19 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from biasjax import _text, check
+from biasjax._audit import plan as planning
+from biasjax._audit import tables, words
+from biasjax._audit.plan import Plan
 
-VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed")
+VERDICTS = ("unused", "cancelled", "partly cancelled", "absorbable", "partly absorbable", "needed", "alive")
+
+# They say what other biases can do
+COMPARED = ("absorbable", "partly absorbable", "needed")
 
 # How far above round-off a change is one
 _ALIVE = 50.0
-
-_RANK = "rank: directions that change an output"
-_LEGEND = (
-    f"{_RANK}; unique: those that no other bias can stand in for.\n"
-    "Of biases that absorb each other one must stay."
-)
-_BOUND = "unique is an upper bound: there are too many biases to compare all at once."
-_STAR = "*: another verdict in training than in evaluation."
 
 
 class Death(NamedTuple):
@@ -40,6 +38,28 @@ class Death(NamedTuple):
     primitive: str
     module: str
     where: str
+
+
+class Made(NamedTuple):
+    """Where a bias enters the program, and what leaves it out.
+
+    Attributes
+    ----------
+    where
+        "file:line (function)" of the user's code that first calls for it, past the frames of frameworks; of a
+        framework's layer if no line of the user's is known (a functional Keras model).
+    layer
+        Layer of a framework that it belongs to, e.g. "flax.linen.Dense"; empty for one of the user's own.
+    flag
+        Its argument that leaves the bias out, e.g. "use_bias=False"; empty if there is none.
+    part
+        Part of a layer whose flag serves several, e.g. "key"; empty if it serves this bias alone.
+    """
+
+    where: str
+    layer: str
+    flag: str
+    part: str
 
 
 class Shifted(NamedTuple):
@@ -98,6 +118,11 @@ class Finding(NamedTuple):
         Paths of a smallest set of biases found that reproduces all that can be reproduced.
     deaths
         Equations at which the shifts that do nothing die, in program order.
+    made
+        Where the bias enters the program; None if it is not used.
+    compensation
+        How far the farthest entry of others moves to make up for a shift of this bias whose farthest entry
+        moves by one, at one draw: with thousands, float32 keeps few digits. None where they do nothing.
     """
 
     path: str
@@ -110,6 +135,8 @@ class Finding(NamedTuple):
     basis: Basis | None
     absorbed_by: tuple[str, ...]
     deaths: tuple[Death, ...]
+    made: Made | None = None
+    compensation: float | None = None
 
     def __repr__(self) -> str:
         unique = "" if self.unique is None else f", unique {self.unique}"
@@ -118,21 +145,24 @@ class Finding(NamedTuple):
 
     def why(self) -> str:
         """Reasons in a few words: which directions die where, and who absorbs the others."""
-        parts: list[str] = []
-        if self.basis:
-            parts.append(f"{self.basis.name} ({self.size - self.rank})")
-        if self.deaths:
-            first = self.deaths[0]
-            module = f" in {first.module}" if first.module else ""
-            parts.append(f"dies at {first.primitive}{module}, {'/'.join(first.where.split('/')[-2:])}")
-        if self.absorbed_by:
-            parts.append("absorbed by " + ", ".join(self.absorbed_by))
-        return "; ".join(parts)
+        return words.why(self)
+
+    def remedy(self) -> str:
+        """What to change in the model, in the words of its framework; empty for a bias that does something.
+
+        Examples
+        --------
+        >>> made = Made("net.py:12 (Net.__call__)", "flax.linen.Conv", "use_bias=False", "")
+        >>> Finding("conv/bias", 8, 0, 0, "cancelled", True, Shifted(0, 1e-16), None, (), (), made).remedy()
+        'use_bias=False of flax.linen.Conv'
+        """
+        return words.remedy(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values; of the basis its name and dimension."""
         basis = self.basis and {"name": self.basis.name, "dimension": self.basis.vectors.shape[1]}
-        plain = self._asdict() | {"evidence": self.evidence._asdict(), "basis": basis}
+        made = self.made and self.made._asdict()
+        plain = self._asdict() | {"evidence": self.evidence._asdict(), "basis": basis, "made": made}
         deaths = [death._asdict() for death in self.deaths]
         return plain | {"absorbed_by": list(self.absorbed_by), "deaths": deaths}
 
@@ -169,14 +199,35 @@ class BiasAudit(NamedTuple):
         dead, total = sum(f.size - f.rank for f in self.findings), sum(f.size for f in self.findings)
         return f"{dead:,} of {total:,} parameters"
 
-    def table(self) -> str:
-        """One line per bias: path, size, rank, unique, verdict, and why."""
-        cells = [("bias", "size", "rank", "unique", "verdict", "why")]
-        for f in self.findings:
-            unique = "-" if f.unique is None else str(f.unique)
-            cells.append((f.path, str(f.size), str(f.rank), unique, f.verdict, f.why()))
-        legend = [_LEGEND] if self.exact else [_LEGEND, _BOUND]
-        return "\n".join([_text.table(cells, right=(1, 2, 3)), "", self.summary(), *legend])
+    def table(self, width: int | None = None, all: bool = False) -> str:
+        """Draw a table for people: biases of one pattern in one row, the worst first, and what to do.
+
+        Parameters
+        ----------
+        width
+            Of the lines at most, from 60; by default the terminal's.
+        all
+            A row for each bias in tree order, as wide as it gets.
+        """
+        return tables.of_audit(self, width, all)
+
+    def plan(self) -> Plan:
+        """Say which biases can be left out together, and how.
+
+        Those that do nothing, and of those that absorb each other as many as the others can make up for.
+
+        Examples
+        --------
+        >>> still = Finding("conv/bias", 8, 0, 0, "cancelled", True, Shifted(0, 1e-16), None, (), ())
+        >>> absorbed = still._replace(path="value/bias", verdict="absorbable", absorbed_by=("out/bias",))
+        >>> other = absorbed._replace(path="out/bias", absorbed_by=("value/bias",))
+        >>> BiasAudit((still, absorbed, other)).plan()
+        Plan(2 biases can go, 16 parameters; 1 stay for them)
+        """
+        return planning.plan(self.findings)
+
+    def _repr_html_(self) -> str:
+        return tables.html_of_audit(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Findings as plain Python values, fit for JSON."""
@@ -199,6 +250,7 @@ class BiasAudit(NamedTuple):
             Of `VERDICTS`; "cancelled" and "unused" if none is given. `ValueError` if one is unknown, or was
             not asked for (absorbable, without ``joint``).
         """
+        __tracebackhide__ = True  # pytest shows the line that asks
         wanted = verdicts or ("cancelled", "unused")
         found = self.having(*wanted)
         if found:
@@ -213,48 +265,6 @@ class BiasAudit(NamedTuple):
         return tuple(f for f in self.findings if f.verdict in verdicts)
 
 
-class ModesAudit(NamedTuple):
-    """The same biases in training and in evaluation."""
-
-    train: BiasAudit
-    eval: BiasAudit
-
-    def __repr__(self) -> str:
-        differ = "1 verdict differs" if len(self.differing) == 1 else f"{len(self.differing)} verdicts differ"
-        return f"ModesAudit({differ}\n  train={self.train}\n  eval={self.eval})"
-
-    @property
-    def differing(self) -> tuple[str, ...]:
-        """Paths of the biases whose verdicts differ."""
-        pairs = zip(self.train.findings, self.eval.findings, strict=True)
-        return tuple(a.path for a, b in pairs if a.verdict != b.verdict)
-
-    def table(self) -> str:
-        """Both modes side by side, a star where they differ."""
-        differing = self.differing
-        cells = [("bias", "size", "training", "rank", "evaluation", "rank", "")]
-        for a, b in zip(self.train.findings, self.eval.findings, strict=True):
-            star = "*" if a.path in differing else ""
-            cells.append((a.path, str(a.size), a.verdict, str(a.rank), b.verdict, str(b.rank), star))
-        legend = [f"{_RANK}.", _STAR] if differing else [f"{_RANK}."]
-        return "\n".join([_text.table(cells, right=(1, 3, 5)), "", self.summary(), *legend])
-
-    def summary(self) -> str:
-        """Counts in both modes."""
-        return f"{self.train.summary('training')} {self.eval.summary('evaluation')}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Both audits as plain Python values."""
-        return {"train": self.train.to_dict(), "eval": self.eval.to_dict(), "differing": list(self.differing)}
-
-    def check(self, *verdicts: str) -> None:
-        """Raise `AssertionError` if a bias has one of the verdicts in training; see `BiasAudit.check`.
-
-        In evaluation a bias is rarely cancelled; ask ``modes.eval.check`` for more.
-        """
-        self.train.check(*verdicts)
-
-
 def check_verdicts(what: str, verdicts: Sequence[str], joint: bool) -> None:
     """Raise if a verdict is unknown, or asks for a comparison of biases that an audit has not made."""
     check.flags(joint=joint)
@@ -263,7 +273,7 @@ def check_verdicts(what: str, verdicts: Sequence[str], joint: bool) -> None:
         check.fail(what, "a sequence of verdicts", got, 'Write it as a list, e.g. ["cancelled"].', TypeError)
     for verdict in verdicts:
         check.choice(what, verdict, VERDICTS)
-        if "absorbable" in verdict and not joint:
+        if verdict in COMPARED and not joint:
             check.fail(what, "an audit with joint=True", f"{verdict!r} without", "Let it compare biases.")
 
 
@@ -277,7 +287,9 @@ def verdict_of(used: bool, size: int, rank: int, unique: int | None) -> str:
         return "absorbable"
     if rank < size:
         return "partly cancelled"
-    return "partly absorbable" if unique is not None and unique < rank else "needed"
+    if unique is None:
+        return "alive"
+    return "partly absorbable" if unique < rank else "needed"
 
 
 def _remedy(found: Sequence[Finding]) -> str:
