@@ -9,12 +9,14 @@ statistics and random keys. The frameworks are imported only where they are used
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 
 from biasjax import check
+from biasjax._audit.pure import Pure
 
 __all__ = ["Pure", "from_equinox", "from_haiku", "from_keras", "from_linen", "from_nnx"]
 
@@ -27,36 +29,24 @@ def __dir__() -> list[str]:
 Mode = Callable[[bool], dict[str, Any]]
 Apply = Callable[..., tuple[Any, Any]]
 
-
-class Pure(NamedTuple):
-    """A model without hidden state.
-
-    Attributes
-    ----------
-    apply
-        ``apply(params, state, *args, train) -> (y, state)``.
-    params, state
-        Its initial arguments.
-    """
-
-    apply: Apply
-    params: Any
-    state: Any
+# Names that models give their mode, and whether it is that of training
+_MODES = {
+    **dict.fromkeys(("train", "training", "is_training", "is_train"), True),
+    **dict.fromkeys(("deterministic", "inference", "use_running_average", "eval"), False),
+}
 
 
-def _train(train: bool) -> dict[str, Any]:
-    return {"train": train}
-
-
-def _is_training(train: bool) -> dict[str, Any]:
-    return {"is_training": train}
+def _found_mode(fn: Callable[..., Any]) -> Mode:
+    """Keyword arguments that a function takes for its mode, by their names."""
+    names = [name for name in inspect.signature(fn).parameters if name in _MODES]
+    return lambda train: {name: train == _MODES[name] for name in names}
 
 
 def from_linen(
     module: Any,
     variables: Mapping[str, Any],
     *,
-    mode: Mode = _train,
+    mode: Mode | None = None,
     rngs: dict[str, jax.Array] | None = None,
 ) -> Pure:
     """Wrap a Flax linen module and its variables.
@@ -68,8 +58,9 @@ def from_linen(
     variables
         From ``module.init``; "params" become the parameters, all other collections the state.
     mode
-        Keyword arguments of the call for ``train``; the default gives ``train=train``. For a module with
-        another name ``lambda train: {"deterministic": not train}``, for one with none ``lambda _: {}``.
+        Keyword arguments of the call for ``train``, e.g. ``lambda train: {"drop": train}``. By default those
+        that the module's call has, of train, training, is_training, deterministic, inference,
+        use_running_average; none for a module without.
     rngs
         Keys by stream for training, e.g. ``{"dropout": jax.random.key(0)}``.
 
@@ -77,13 +68,16 @@ def from_linen(
     --------
     >>> import flax.linen as nn, jax.numpy as jnp
     >>> dense = nn.Dense(2)
-    >>> pure = from_linen(dense, dense.init(jax.random.key(0), jnp.ones((1, 3))), mode=lambda train: {})
+    >>> pure = from_linen(dense, dense.init(jax.random.key(0), jnp.ones((1, 3))))
     >>> pure.apply(pure.params, pure.state, jnp.ones((1, 3)), train=True)[0].shape
     (1, 2)
     """
     if not isinstance(cast(object, variables), Mapping) or "params" not in variables:
-        got = type(variables).__name__
-        check.fail("from_linen", 'variables with "params"', got, "Pass what module.init returns.", TypeError)
+        named = isinstance(cast(object, variables), Mapping)
+        got = f"only {', '.join(map(repr, variables)) or 'none'}" if named else type(variables).__name__
+        fix = 'Pass what module.init returns, not its ["params"].'
+        check.fail("from_linen", 'variables with "params"', got, fix, TypeError)
+    mode = mode or _found_mode(type(module).__call__)
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
@@ -152,7 +146,7 @@ def from_haiku(
     params: Any,
     state: Any = None,
     *,
-    mode: Mode = _is_training,
+    mode: Mode | None = None,
     key: jax.Array | None = None,
 ) -> Pure:
     """Wrap a Haiku function, transformed with or without state.
@@ -164,11 +158,12 @@ def from_haiku(
     params, state
         From its ``init``; state is None for `haiku.transform`.
     mode
-        Keyword arguments of the call for ``train``; the default gives ``is_training=train``.
+        Keyword arguments of the call for ``train``; by default those that the function has, as `from_linen`.
     key
         Random key for training.
     """
     stateful = state is not None
+    mode = mode or _found_mode(_transformed(transformed.apply))
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         own, key = state
@@ -179,6 +174,12 @@ def from_haiku(
         return y, (own, state[1])
 
     return Pure(apply, params, (state, key))
+
+
+def _transformed(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that Haiku transformed, which its apply functions close over as f."""
+    inner: Any = inspect.getclosurevars(apply).nonlocals.get("f", apply)
+    return _transformed(inner.apply) if hasattr(inner, "apply") else inner
 
 
 def from_keras(model: Any) -> Pure:

@@ -24,29 +24,31 @@ Limits:
 - What saturates a softmax or tanh to round-off (pixels from 0 to 255 before a first layer, a temperature of
   .02) leaves no derivative to measure. Where rounding or a sign leaves none, directions are judged by finite
   shifts one by one, which can find too few dead.
-- Round-off is measured at every input of a small model, and at one input of two draws of a large one: where
-  it is hundreds of times larger at others (a norm over two features that are nearly equal at some inputs), a
-  dead direction could be taken for a live one. A share that misses the others' range by less than round-off
-  (units saturated to 1e-12) counts as inside, and directions too weak to be told from it as outside.
+- Round-off is measured at every input of a small model, and at one input of a large one: where it is hundreds
+  of times larger at others (a norm over two features that are nearly equal at some inputs), a dead direction
+  could be taken for a live one. A share that misses the others' range by less than round-off (units saturated
+  to 1e-12) counts as inside, and directions too weak to be told from it as outside. Others that have to move
+  a million times as far do not count as stand-ins; `Finding.compensation` says how far they do.
 - Absorbable is a local statement: where the others reach b through a saturating function, they make up for
   no more than its range. Nor do derivatives see hard choices: a bias that also decides which expert is taken
   (argmax) comes out absorbable where others can do what it does within the expert.
 - That all pieces count has a price: relu(x) - relu(-x) is not seen to be x, nor clip(x, -9, 9) to be x as
   long as inputs are small, so that a bias before these comes out needed where another could replace it.
-- Beyond ``joint_limit`` entries biases are compared within overlapping windows of half as many, in the order
-  of their first use: ``unique`` is then an upper bound, for what only biases of different windows could
-  reproduce together is not seen. Behind a bottleneck of less than a sixteenth of its size the ``unique`` of a
-  bias in more than 512 entries can be too small.
+
+**Large models.** Beyond ``joint_limit`` entries the Jacobian is not taken in full. A bias adds the same to
+all data until it meets an equation that is not linear; which biases make up for each other there, and what
+these values do not mind, proves most verdicts at the cost of a few layers (`biasjax._audit.proving`), exactly
+and for shifts of any size. All are then held to finite shifts of the whole model: what these refute counts as
+alive and needed. So "cancelled" and "absorbable" are right, ``unique`` is an upper bound, and what is not
+seen is: dead directions that are neither entries nor groups of neighbours or of every k-th entry, stand-ins
+by shifts that differ with the data, and loops (a scan over layers), within which nothing is followed. The
+``evidence`` of a bias that is alive is the slope along its shift.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
-
-import jax
-import numpy as np
 
 from biasjax import check
 from biasjax._audit.findings import (
@@ -55,14 +57,18 @@ from biasjax._audit.findings import (
     BiasAudit,
     Death,
     Finding,
-    ModesAudit,
+    Made,
     Shifted,
     check_verdicts,
 )
 from biasjax._audit.judging import judge
-from biasjax._audit.model import flatten
+from biasjax._audit.modes import ModesAudit
 from biasjax._audit.options import Options
+from biasjax._audit.plan import Plan
 from biasjax._audit.points import Varies
+from biasjax._audit.pure import Pure, in_mode, unpacked
+from biasjax._audit.tolerance import Limit, Tolerances, tolerance
+from biasjax._audit.verdicts import decay_mask
 
 __all__ = [
     "VERDICTS",
@@ -70,12 +76,18 @@ __all__ = [
     "BiasAudit",
     "Death",
     "Finding",
+    "Limit",
+    "Made",
     "ModesAudit",
+    "Plan",
     "Shifted",
+    "Tolerances",
     "audit_biases",
     "audit_modes",
     "check_verdicts",
+    "decay_mask",
     "in_mode",
+    "tolerance",
 ]
 
 
@@ -84,9 +96,9 @@ def __dir__() -> list[str]:
 
 
 def audit_biases(
-    fn: Callable[..., Any],
-    params: Any,
+    fn: Callable[..., Any] | Pure,
     *args: Any,
+    train: bool | None = None,
     is_bias: Any = None,
     seed: int = 0,
     randomize: Varies = True,
@@ -100,9 +112,13 @@ def audit_biases(
     Parameters
     ----------
     fn
-        ``fn(params, *args)``, pure; any pytree of outputs, of which the floating ones count.
-    params, args
-        Pytrees of arrays. Floats are lifted to float64, also inside ``fn``; `jax_enable_x64` stays as it is.
+        ``fn(params, *args)``, pure; any pytree of outputs, of which the floating ones count. Or a
+        `biasjax.adapters.Pure`.
+    args
+        ``params, *args``, pytrees of arrays; of a `Pure` what comes behind its parameters and state. Floats
+        are lifted to float64, also inside ``fn``; `jax_enable_x64` stays as it is.
+    train
+        Mode of a `Pure`; a function has none.
     is_bias
         Predicate on (path, leaf) or a mask like ``params``; by default leaves named bias, b, beta, offset and
         the like. Real floating leaves only.
@@ -116,12 +132,12 @@ def audit_biases(
         Draw floating arguments, random keys and integers of more than two values too, so that no dead unit
         hides a bias (default); or a predicate on (path, leaf), path "0/tokens" for ``args[0]["tokens"]``.
     joint
-        Also ask what other biases can reproduce.
+        Also ask what other biases can reproduce. Otherwise what is not dead is "alive".
     draws
-        Number of parameter draws, each with as many inputs as the ranks need; fewer for large models, more
-        where they do not suffice (a bottleneck shows a few directions at each).
+        Number of parameter draws, each with as many inputs as the ranks need; a quarter for large models,
+        more where they do not suffice (a bottleneck shows a few directions at each).
     joint_limit
-        Up to so many bias entries all biases are compared at once.
+        Up to so many bias entries the whole Jacobian is taken; beyond, verdicts are proven locally.
 
     Examples
     --------
@@ -133,19 +149,31 @@ def audit_biases(
     BiasAudit(1 bias: 1 cancelled; 2 of 2 parameters do nothing)
     """
     options = Options(is_bias, seed, randomize, vary_inputs, joint, draws, joint_limit)
-    return judge((fn,), params, args, options)[0]
+    if isinstance(fn, Pure):
+        if train is None:
+            fix = "Or ask audit_modes for both."
+            check.fail("audit_biases", "train=True or train=False with a Pure", train, fix, TypeError)
+        params = fn.params
+        fn, keys = in_mode(fn.apply, fn.state, train)
+        return judge((fn,), params, (*args, keys), options)[0]
+    if train is not None or not args:
+        got = f"train={train}" if args else "a function alone"
+        fix = "Only a biasjax.adapters.Pure has modes."
+        check.fail("audit_biases", "(fn, params, *args) without train", got, fix, TypeError)
+    return judge((fn,), args[0], args[1:], options)[0]
 
 
-def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, **options: Any) -> ModesAudit:
+def audit_modes(model: Pure | Callable[..., Any], *args: Any, **options: Any) -> ModesAudit:
     """Audit a model in training and in evaluation.
 
     Parameters
     ----------
-    apply
-        ``apply(params, state, *args, train) -> (y, state)``; only y counts, so what a bias does to running
-        statistics is not an effect of the training pass. `biasjax.adapters` make it.
-    params, state, args
-        Its arguments. Random keys in the state are drawn like those in the arguments; the rest of it stays.
+    model
+        A `biasjax.adapters.Pure`, or ``apply(params, state, *args, train) -> (y, state)``, of which only y
+        counts: what a bias does to running statistics is not an effect of the training pass.
+    args
+        What comes behind the parameters and state; of an ``apply`` ``params, state, *args``. Random keys in
+        the state are drawn like those in the arguments; the rest of it stays.
     options
         Those of `audit_biases`.
 
@@ -162,39 +190,6 @@ def audit_modes(apply: Callable[..., Any], params: Any, state: Any, *args: Any, 
     """
     for name in options:
         check.choice("audit_modes", name, Options._fields)
-    (train, keys), (evaluation, _) = (in_mode(apply, state, mode) for mode in (True, False))
-    return ModesAudit(*judge((train, evaluation), params, (*args, keys), Options(**options)))
-
-
-def in_mode(
-    apply: Callable[..., Any], state: Any, train: bool
-) -> tuple[Callable[..., Any], dict[str, jax.Array]]:
-    """Make ``fn(params, *args, keys) -> y`` for `audit_biases` of one mode; see `audit_modes`.
-
-    Returns
-    -------
-    callable
-    dict
-        The random keys in the state, which an audit is to draw.
-    """
-    check.function("apply", apply)
-    check.flags(train=train)
-    keys = {str(i): leaf for i, (_, leaf) in enumerate(flatten("state", state)[0]) if _is_key(leaf)}
-
-    def fn(params: Any, *args: Any) -> Any:
-        *rest, drawn = args
-        number = itertools.count()
-
-        def put(leaf: Any) -> Any:
-            return drawn.get(str(next(number)), leaf)
-
-        return apply(params, jax.tree.map(put, state), *rest, train=train)[0]
-
-    return fn, keys
-
-
-def _is_key(leaf: Any) -> bool:
-    if not isinstance(leaf, jax.Array):
-        return False
-    typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return typed or (leaf.dtype == np.uint32 and leaf.shape[-1:] == (2,))
+    pure, rest = unpacked("audit_modes", model, args)
+    (train, keys), (evaluation, _) = (in_mode(pure.apply, pure.state, mode) for mode in (True, False))
+    return ModesAudit(*judge((train, evaluation), pure.params, (*rest, keys), Options(**options)))
