@@ -184,7 +184,7 @@ def _modes(pure: Pure, args: list, seed: int) -> tuple[BiasAudit, BiasAudit]:
     from biasjax.audit import audit_biases, audit_modes
 
     if jax.tree.leaves(pure.state):
-        modes = audit_modes(*pure, *args, seed=seed)
+        modes = audit_modes(pure, *args, seed=seed)
         return modes.train, modes.eval
 
     def fn(params, *args):

@@ -33,7 +33,7 @@ def test_the_code_runs(standard_promotion, capsys):
     for block in BLOCKS:
         exec(compile(ast.parse(block), "README.md", "exec"), namespace)
     shown = capsys.readouterr().out
-    assert re.search(r"Conv_0/bias +8 +cancelled +0 +absorbable", shown)
-    assert "dies at sub in Net/BatchNorm_0" in shown
+    assert re.search(r"linear/bias +8 +cancelled +0 +absorbable", shown)
+    assert "-> use_bias=False of flax.nnx.Linear" in shown
     assert "0.721" in shown
     assert namespace["dataset"].accuracy_running.dims == ("seed", "learning_rate", "bias", "depth", "report")
