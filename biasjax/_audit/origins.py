@@ -160,7 +160,10 @@ def _called(frame: _Frame) -> tuple[str, Any]:
     method = _METHOD.fullmatch(frame.function)
     if method is None or method[1] in _CONTAINERS:
         return "", None
-    return f"{_face(module.__name__)}.{method[1]}", getattr(module, method[1], None)
+    # Flax's convolutions share a private base
+    public = method[1].lstrip("_")
+    name = public if hasattr(module, public) else method[1]
+    return f"{_face(module.__name__)}.{name}", getattr(module, name, None)
 
 
 def _face(module: str) -> str:

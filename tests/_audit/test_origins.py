@@ -65,6 +65,12 @@ def test_linen():
     assert layer == ["flax.linen.MultiHeadDotProductAttention", "use_bias=False", "key"]
 
 
+def test_layers_with_a_private_base_have_their_public_name():
+    conv = nn.Conv(3, (2,))
+    made = found(adapters.from_linen(conv, conv.init(jax.random.key(0), X)))
+    assert made["bias"][1:3] == ("flax.linen.Conv", "use_bias=False")
+
+
 class Nnx(nnx.Module):
     def __init__(self, rngs):
         self.dense = nnx.Linear(6, 4, rngs=rngs)
