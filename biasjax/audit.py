@@ -51,6 +51,7 @@ from collections.abc import Callable
 from typing import Any
 
 from biasjax import check
+from biasjax._audit.differences import Difference, Differences, explain_difference
 from biasjax._audit.findings import (
     VERDICTS,
     Basis,
@@ -75,6 +76,8 @@ __all__ = [
     "Basis",
     "BiasAudit",
     "Death",
+    "Difference",
+    "Differences",
     "Finding",
     "Limit",
     "Made",
@@ -86,6 +89,7 @@ __all__ = [
     "audit_modes",
     "check_verdicts",
     "decay_mask",
+    "explain_difference",
     "in_mode",
     "tolerance",
 ]

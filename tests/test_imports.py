@@ -62,8 +62,9 @@ ROWS = (
     ("_audit.cancellation", "_audit.absorption"),
     ("_audit.standins",),
     ("_audit.proving",),
-    ("_audit.judging", "_audit.verdicts", "_audit.rounding"),
-    ("_audit.tolerance",),
+    ("_audit.judging", "_audit.verdicts", "_audit.rounding", "_audit.exchange"),
+    ("_audit.tolerance", "_audit.checkpoints"),
+    ("_audit.differences",),
     ("audit", "adapters", "_audit.reports"),
     ("_audit.commands", "_audit.pytest_plugin"),
     (

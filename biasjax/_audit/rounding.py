@@ -154,7 +154,7 @@ def _program(fn: Callable, structure: Any, model: Model, lines: Sequence[Line]) 
         def chunk(some):
             # The start is a copy among the others, for a batch is summed in another order than one alone
             outs = jax.vmap(outputs)(jnp.concatenate([start[None], some]))
-            kept = [i for i, keep in enumerate(model.program.floating) if keep]
+            kept = [i for i, keep in enumerate(model.program.floating) if keep and outs[i].size]
             change = [_distance(outs[i][1:], outs[i][:1]) for i in kept]
             error = [_distance(outs[i][:1], exact[i][None]) for i in kept]
             return jnp.stack(change).max(0), jnp.stack(error).max()
