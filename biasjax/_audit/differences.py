@@ -44,8 +44,8 @@ class Difference(NamedTuple):
         Root mean square of the difference; nan where it is none of numbers.
     kind
         "dead" (no output changes, but for round-off or what rounding the stored values does), "rounding" (nor
-        is the difference more than such rounding), "absorbed" (none changes if others are exchanged with it) or
-        "real".
+        is the difference more than such rounding), "absorbed" (none changes if others are exchanged with it)
+        or "real".
     change
         Largest change of an output, relative to the largest, if this alone is exchanged, in float64.
     absorbed_by
@@ -106,13 +106,9 @@ class Differences(NamedTuple):
             path = f"{found.path} ({found.part})" if found.part else found.path
             numbers = f"{found.size:.3g}", f"{found.change:.2g}"
             cells.append((path, *numbers, found.kind, *sizes, ", ".join(found.absorbed_by)))
-        legend = (
-            [_LEGEND, _HARM.format(dtypes=", ".join(dtypes), within=self.within)] if dtypes else [_LEGEND]
-        )
-        right = [1, 2, *range(4, 4 + len(dtypes))]
-        return "\n".join(
-            [_text.table(cells, right=right), "", f"Outputs differ by {self.change:.2g}.", *legend]
-        )
+        table = _text.table(cells, right=[1, 2, *range(4, 4 + len(dtypes))])
+        harm = [_HARM.format(dtypes=", ".join(dtypes), within=self.within)] if dtypes else []
+        return "\n".join([table, "", f"Outputs differ by {self.change:.2g}.", _LEGEND, *harm])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values; sizes may be inf or nan."""
@@ -162,6 +158,7 @@ def explain_difference(
         As of `audit_biases`.
     dtypes, within, excess_precision
         As of `tolerance`: for dead differences, from which size along them outputs of ``params_a`` suffer.
+        No dtypes: do not ask.
 
     Examples
     --------
@@ -186,20 +183,21 @@ def explain_difference(
         nothing = [exchange.is_stored(swap, i, change) for i, change in enumerate(changes)]
         sets = exchange.groups(swap, changes, [i for i, dead in enumerate(nothing) if not dead])
     total = max(float(np.abs(b - a).max()) for a, b in swap.ends)
-    kinds = ["real"] * len(parts)
-    for i, part in enumerate(parts):
-        if nothing[i]:
-            exact = changes[i] <= swap.round_off or not checkpoints.is_rounding(model, part)
-            kinds[i] = "dead" if exact else "rounding"
-    sizes = _harm(how, fn, params_a, args, model, parts, [kind == "dead" for kind in kinds])
+    small = [
+        c > swap.round_off and checkpoints.is_rounding(model, p) for c, p in zip(changes, parts, strict=True)
+    ]
+    dead = [i for i in range(len(parts)) if nothing[i] and not small[i]]
+    sizes = _harm(how, fn, params_a, args, model, {i: parts[i] for i in dead})
     absorbers = {i: [j for j in group if j != i] for group in sets for i in group}
+    kinds = dict.fromkeys(range(len(parts)), "real") | dict.fromkeys(absorbers, "absorbed")
+    kinds |= {i: "rounding" if small[i] else "dead" for i in range(len(parts)) if nothing[i]}
     names = [model.paths[part.leaf] for part in parts]
     found = [
         Difference(
             path=names[i],
             part=labels[i],
             size=_size(part, model),
-            kind="absorbed" if i in absorbers else kinds[i],
+            kind=kinds[i],
             change=change,
             absorbed_by=tuple(dict.fromkeys(names[j] for j in absorbers.get(i, ()))),
             sizes=sizes.get(i, {}),
@@ -220,21 +218,15 @@ def _dead(audit: Any) -> dict[str, np.ndarray]:
 
 
 def _harm(
-    how: Machine,
-    fn: Callable,
-    params: Any,
-    args: Any,
-    model: Model,
-    parts: Sequence[Part],
-    dead: Sequence[bool],
+    how: Machine, fn: Callable, params: Any, args: Any, model: Model, dead: dict[int, Part]
 ) -> dict[int, dict[str, float]]:
     """For each dead part of a real leaf, by dtype, the size from which outputs of ``params`` suffer."""
-    chosen = [i for i, part in enumerate(parts) if dead[i] and part.added and np.isrealobj(part.value)]
-    if not chosen:
+    real = {i: part for i, part in dead.items() if part.added and np.isrealobj(part.value)}
+    if not real or not how.dtypes:
         return {}
-    lines = [Line(p.leaf, model.leaves[p.leaf], p.value / rms(p.value)) for p in (parts[i] for i in chosen)]
+    lines = [Line(p.leaf, model.leaves[p.leaf], p.value / rms(p.value)) for p in real.values()]
     sizes, _ = leaving(how, fn, params, args, model, lines)
-    return {i: dict(zip(how.dtypes, row, strict=True)) for i, row in zip(chosen, sizes.tolist(), strict=True)}
+    return {i: dict(zip(how.dtypes, row, strict=True)) for i, row in zip(real, sizes.tolist(), strict=True)}
 
 
 def _size(part: Part, model: Model) -> float:

@@ -46,7 +46,7 @@ class Machine(NamedTuple):
 
 def machine(dtypes: Any, within: Any, excess_precision: Any) -> Machine:
     """Return what the arguments say, or raise."""
-    if isinstance(dtypes, str) or not isinstance(dtypes, Sequence) or not dtypes:
+    if isinstance(dtypes, str) or not isinstance(dtypes, Sequence):
         fix = 'Write one as a tuple, e.g. ("bfloat16",).'
         check.fail("dtypes", "a sequence of dtypes", repr(dtypes), fix, TypeError)
     check.number("within", within, 0.0)

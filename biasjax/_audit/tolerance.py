@@ -151,8 +151,10 @@ def tolerance(
     ('bfloat16', 'float16')
     """
     dead, how = _dead(audit), machine(dtypes, within, excess_precision)
+    if not how.dtypes:
+        check.fail("dtypes", "at least one dtype", dtypes, 'Give e.g. ("bfloat16",).')
     if not dead:
-        return Tolerances((), within, {})
+        return Tolerances((), how.within, {})
     model = trace(fn, params, *args, is_bias=lambda path, leaf: path in dead)
     _check_same(model, dead)
     lines, present = _lines(model, [dead[path] for path in model.names], seed)
@@ -161,7 +163,7 @@ def tolerance(
         Limit(path, dead[path].size - dead[path].rank, size, dict(zip(how.dtypes, sizes, strict=True)))
         for path, size, sizes in zip(model.names, present, found.tolist(), strict=True)
     ]
-    return Tolerances(tuple(limits), within, dict(zip(how.dtypes, errors.tolist(), strict=True)))
+    return Tolerances(tuple(limits), how.within, dict(zip(how.dtypes, errors.tolist(), strict=True)))
 
 
 def _dead(audit: Any) -> dict[str, Finding]:

@@ -97,6 +97,12 @@ def test_a_dead_difference_is_dead_up_to_a_size(mixed):
     assert mixed.having("real")[0].sizes == {}
 
 
+def test_without_dtypes():
+    found = explained(changed(conv__bias=A["conv"]["bias"] + 1), dtypes=())
+    assert (kinds(found), found.differences[0].sizes) == ({"conv/bias": "dead"}, {})
+    assert "root mean square" not in found.table()
+
+
 def test_the_null_is_real():
     # As large as what was moved above, and taken back with the wrong sign
     shifts = moved(drawn(6))

@@ -179,7 +179,7 @@ def test_bad_arguments():
         tolerance(found, lambda p, x: x + p["bias"][0], {"bias": jnp.ones(3)}, X)
     with pytest.raises(TypeError, match="a sequence of dtypes, got 'bfloat16'"):
         tolerance(found, batch_normed, PARAMS, X, dtypes="bfloat16")
-    with pytest.raises(TypeError, match=r"a sequence of dtypes, got \(\)"):
+    with pytest.raises(ValueError, match=r"at least one dtype, got \(\)"):
         tolerance(found, batch_normed, PARAMS, X, dtypes=())
     with pytest.raises(TypeError, match="a floating dtype, got 'int8'"):
         tolerance(found, batch_normed, PARAMS, X, dtypes=["int8"])
