@@ -39,6 +39,7 @@ from biasjax import (
     training,
     tree,
 )
+from biasjax._audit.findings import BiasAudit, Finding, Shifted
 from biasjax._audit.points import Draws, point
 
 CALLS = int(os.environ.get("FUZZ_CALLS", "500"))
@@ -226,17 +227,27 @@ RIGHT |= {
     "cluster": ["local", "slurm"],
 }
 AFFINE = {"w": np.ones((3, 2)), "bias": np.zeros(2)}
+_CANCELLED = Finding("bias", 2, 0, None, "cancelled", True, Shifted(0.0, 1e-16), None, (), ())
+DEAD = BiasAudit((_CANCELLED,))
+_PLAIN = [
+    lambda params, *args: [params["bias"], *args],
+    lambda params, x, *args: x @ params["w"] + params["bias"],
+]
 RIGHT |= {
-    "audit_biases.fn": [
-        lambda params, *args: [params["bias"], *args],
-        lambda params, x, *args: x @ params["w"] + params["bias"],
-    ],
+    "audit_biases.fn": _PLAIN,
+    "tolerance.fn": _PLAIN,
+    "explain_difference.fn": _PLAIN,
     "apply": [lambda params, state, *args, train: ([params["bias"], state, *args], state)],
     "audit.params": [AFFINE, AFFINE, {"bias": 1.0, "n": 3}],
     "audit.args": [TABLE, KEY],
     "audit.state": [(), STATS, {"rng": KEYS, "n": 2}],
     "audit.is_bias": [None, {"w": False, "bias": True}, lambda path, leaf: path == "bias"],
     "randomize": [True, False, lambda path, leaf: path == "w"],
+    "audit.audit": [None, DEAD, DEAD._replace(findings=())],
+    "audit.params_a": [AFFINE, {"bias": 1.0, "n": 3}],
+    "audit.params_b": [AFFINE, AFFINE | {"bias": np.ones(2)}, {"bias": 2.0, "n": 4}],
+    "dtypes": [("bfloat16",), [jnp.float32, "float16"], ()],
+    "within": [0.01, 1e-3],
     "vary_inputs": [True, False, lambda path, leaf: True],
     "seed": [0, 7],
     "verdicts": [["cancelled"], ("needed", "absorbable"), []],
@@ -328,7 +339,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("submitit.AutoExecutor.map_array", lambda *_: [])
     monkeypatch.setattr("biasjax._audit.judging._judge", _draw)
-    monkeypatch.setattr("biasjax._audit.compiling.quick_jit", lambda fn: fn)
+    for compiled in ("quick_jit", "rounding_jit"):
+        monkeypatch.setattr(f"biasjax._audit.compiling.{compiled}", lambda fn: fn)
     sweep.run(POINT, GRID, store="whole", chunk_size=1)
     sweep.halve(STEPS, POINTS, rungs=(1,), keep=0.5, metric="y", store="halved")
     store.save(WHOLE, "saved.nc")

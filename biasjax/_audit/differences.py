@@ -16,6 +16,7 @@ from biasjax._audit import checkpoints, exchange
 from biasjax._audit.exchange import Part
 from biasjax._audit.findings import BiasAudit
 from biasjax._audit.model import Model, trace
+from biasjax._audit.options import Options, checked
 from biasjax._audit.points import Varies, rms
 from biasjax._audit.rounding import Line, Machine, leaving, machine
 
@@ -172,6 +173,7 @@ def explain_difference(
     [('bias', 'absorbed', ('last_bias',)), ('first_bias', 'dead', ()), ('last_bias', 'absorbed', ('bias',))]
     """
     how = machine(dtypes, within, excess_precision)
+    checked(Options(seed=seed, vary_inputs=vary_inputs))
     others, rounding = checkpoints.differing(params_a, params_b)
     if not others:
         return Differences((), 0.0, how.within)

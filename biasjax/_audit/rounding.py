@@ -80,7 +80,8 @@ def leaving(
     for line in lines:
         leaves[line.leaf] = line.start
     with jax.enable_x64(True):
-        exact = [np.asarray(out) for out in compiling.quick_jit(lambda *some: model.program(*some))(*leaves)]
+        outs = compiling.quick_jit(lambda *some: model.program(*some))(*leaves)
+    exact = [np.asarray(out) for out, keep in zip(outs, model.program.floating, strict=True) if keep]
     run = how.compile(_program(fn, structure, model, lines))
     found = []
     for name in how.dtypes:
@@ -122,7 +123,7 @@ def _check_runs(fn: Callable, structure: Any, leaves: Sequence, dtype: str) -> N
 
 
 def _cast(leaf: Any, kind: np.dtype) -> Any:
-    if leaf.dtype.kind == "c":
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return leaf.astype(np.complex64)
     with np.errstate(over="ignore"):
         return leaf.astype(kind) if leaf.dtype == np.float64 else leaf
@@ -154,9 +155,10 @@ def _program(fn: Callable, structure: Any, model: Model, lines: Sequence[Line]) 
         def chunk(some):
             # The start is a copy among the others, for a batch is summed in another order than one alone
             outs = jax.vmap(outputs)(jnp.concatenate([start[None], some]))
-            kept = [i for i, keep in enumerate(model.program.floating) if keep and outs[i].size]
-            change = [_distance(outs[i][1:], outs[i][:1]) for i in kept]
-            error = [_distance(outs[i][:1], exact[i][None]) for i in kept]
+            kept = [out for out, keep in zip(outs, model.program.floating, strict=True) if keep]
+            pairs = [(out, true[None]) for out, true in zip(kept, exact, strict=True) if out.size]
+            change = [_distance(out[1:], out[:1]) for out, _ in pairs]
+            error = [_distance(out[:1], true) for out, true in pairs]
             return jnp.stack(change).max(0), jnp.stack(error).max()
 
         return jax.lax.map(chunk, rows)

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from biasjax import _text, check
 from biasjax._audit.findings import BiasAudit, Finding
 from biasjax._audit.model import Model, trace
+from biasjax._audit.options import Options, checked
 from biasjax._audit.points import rms
 from biasjax._audit.rounding import Line, leaving, machine
 
@@ -151,6 +152,7 @@ def tolerance(
     ('bfloat16', 'float16')
     """
     dead, how = _dead(audit), machine(dtypes, within, excess_precision)
+    checked(Options(seed=seed))
     if not how.dtypes:
         check.fail("dtypes", "at least one dtype", dtypes, 'Give e.g. ("bfloat16",).')
     if not dead:

@@ -145,6 +145,16 @@ def test_rounding_alone():
     assert found["bias"].sizes["bfloat16"] < 0.01 < 1e3 * found.rounding["bfloat16"]
 
 
+def test_random_keys_and_integers_pass_through():
+    def dropped(params, x, key, order):
+        kept = jax.random.bernoulli(key, 0.5, x.shape)
+        return batch_normed(params, jnp.where(kept, x, 0)[order]), key, order
+
+    args = X, jax.random.key(0), jnp.arange(64)
+    found = tolerance(audit_biases(dropped, PARAMS, *args, joint=False), dropped, PARAMS, *args)
+    assert found["bias"].harmed == ("bfloat16", "float16")
+
+
 def test_masked_outputs_are_no_scale():
     def masked(params, x):
         return jnp.where(jnp.arange(3) < 2, batch_normed(params, x), -1e30)
