@@ -57,7 +57,7 @@ def parts(
     """Parts of the difference, and their names within the leaf."""
     found, labels = [], []
     for i, other in others.items():
-        leaf = model.leaves[i]
+        leaf = model.leaf(i)
         if _finite(leaf, other):
             steps = _split(other - leaf, dead.get(model.paths[i]), _unit(rounding[i], leaf, other))
             some = {name: Part(i, one, True, rounding[i]) for name, one in steps.items()}
@@ -72,7 +72,7 @@ def is_rounding(model: Model, part: Part) -> bool:
     """Whether a difference is itself of the size of what the rounding of stored values makes."""
     if not part.added:
         return False
-    leaf = model.leaves[part.leaf]
+    leaf = model.leaf(part.leaf)
     return bool(np.abs(part.value).max() <= _unit(part.rounding, leaf, leaf + part.value))
 
 

@@ -226,7 +226,7 @@ def _harm(
     real = {i: part for i, part in dead.items() if part.added and np.isrealobj(part.value)}
     if not real or not how.dtypes:
         return {}
-    lines = [Line(p.leaf, model.leaves[p.leaf], p.value / rms(p.value)) for p in real.values()]
+    lines = [Line(p.leaf, model.leaf(p.leaf), p.value / rms(p.value)) for p in real.values()]
     sizes, _ = leaving(how, fn, params, args, model, lines)
     return {i: dict(zip(how.dtypes, row, strict=True)) for i, row in zip(real, sizes.tolist(), strict=True)}
 
@@ -234,7 +234,7 @@ def _harm(
 def _size(part: Part, model: Model) -> float:
     if part.added:
         return rms(np.abs(part.value))
-    leaf = model.leaves[part.leaf]
+    leaf = model.leaf(part.leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return float("nan")
     with np.errstate(invalid="ignore"):

@@ -85,10 +85,14 @@ class Model(NamedTuple):
     width: int
     scales: tuple[np.ndarray, ...]
 
+    def leaf(self, i: int) -> Any:
+        """Given leaf in float64."""
+        return drawing.to_host(self.given[i])
+
     @property
     def leaves(self) -> list[Any]:
         """Given leaves in float64; made anew, for of a large model they take more memory than all else."""
-        return [drawing.to_host(leaf) for leaf in self.given]
+        return [self.leaf(i) for i in range(len(self.given))]
 
     @property
     def names(self) -> list[str]:

@@ -189,7 +189,7 @@ def _lines(model: Model, found: Sequence[Finding], seed: int) -> tuple[list[Line
     """For each bias a random line of dead shifts, from where it has none of them; and how much it has."""
     lines, present = [], []
     for i, finding in zip(model.biases.indices, found, strict=True):
-        given = np.asarray(model.given[i], np.float64).ravel()
+        given = model.leaf(i).ravel()
         direction = np.random.default_rng([seed, i]).standard_normal(given.size)
         part = given
         if finding.basis:

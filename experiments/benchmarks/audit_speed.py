@@ -5,20 +5,20 @@ The claim (bars): a ResNet-50 (Keras, 64x64), a MobileNetV2 (Keras, 96x96), a Vi
 ResNet-18 of He et al. (arXiv 1512.03385) for 32x32 images in less than 20 s. Two examples each; every case in
 its own process, for its own peak memory. Keras' cases need ``pip install keras``.
 
-Printed beside other work on two cores (CPU seconds of the same runs in brackets), with all verdicts as expected:
+Printed beside other work on two cores, CPU seconds of the same runs in brackets:
 
-    case           entries  seconds          peak GiB
-    resnet18         9,610   18  (31)        1.8
-    resnet50        54,120   46  (83)        3.6
-    mobilenet_v2    18,056   50  (87)        4.0
-    vit_s16         52,456   29  (46)        2.4
-    gpt2           102,144   75  (123)       5.4
+    case           entries  seconds    peak GiB
+    resnet18         9,610   18  (31)       1.8
+    resnet50        54,120   46  (83)       3.6
+    mobilenet_v2    18,056   50  (87)       4.0
+    vit_s16         52,456   29  (46)       2.4
+    gpt2           102,144   75 (123)       5.4
 
-GPT-2 misses its bar: half of it goes to a dozen passes through a gigabyte of weights in float64 and to drawing
-them five times, a quarter to linear algebra with bases of up to 3,072 entries. What helped on the way: 20 rows of
-the Jacobian a draw and not as many as entries, patterns of dead entries in these; constant shifts in reduced form;
-depthwise convolutions as products (4 times); one audit where both modes are one program; huge leaves that are
-neither nudged nor held in float64; dead shifts of many biases followed in four passes.
+GPT-2 misses its bar: half of it goes to some thirty passes through a gigabyte of weights in float64 and to
+drawing them five times, a quarter to linear algebra with bases of up to 3,072 entries. What helped on the
+way: 20 rows of the Jacobian a draw and not as many as entries; constant shifts in reduced form; depthwise
+convolutions as products (4 times); one audit where both modes are one program; huge leaves that are neither
+nudged nor held in float64; the dead shifts of all biases followed in four passes.
 
 Command: `python -m experiments.benchmarks.audit_speed` (all cases, or those named).
 """
