@@ -77,15 +77,15 @@ def from_linen(
         got = f"only {', '.join(map(repr, variables)) or 'none'}" if named else type(variables).__name__
         fix = 'Pass what module.init returns, not its ["params"].'
         check.fail("from_linen", 'variables with "params"', got, fix, TypeError)
-    mode = mode or _found_mode(type(module).__call__)
+    moded = _found_mode(type(module).__call__) if mode is None else check.function("mode", mode)
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         collections, keys = state
         given = {"params": params, **collections}
         if not train:
-            return module.apply(given, *args, **mode(False)), state
-        y, new = module.apply(given, *args, rngs=keys, mutable=list(collections), **mode(True))
+            return module.apply(given, *args, **moded(False)), state
+        y, new = module.apply(given, *args, rngs=keys, mutable=list(collections), **moded(True))
         return y, ({**collections, **new}, keys)
 
     return Pure(apply, variables["params"], (rest, rngs))
@@ -162,15 +162,18 @@ def from_haiku(
     key
         Random key for training.
     """
+    if not hasattr(transformed, "apply"):
+        got = type(transformed).__name__
+        check.fail("from_haiku", "what haiku.transform returns", got, "Transform it first.", TypeError)
     stateful = state is not None
-    mode = mode or _found_mode(_transformed(transformed.apply))
+    moded = _found_mode(_transformed(transformed.apply)) if mode is None else check.function("mode", mode)
 
     def apply(params: Any, state: Any, *args: Any, train: bool) -> tuple[Any, Any]:
         own, key = state
         key = key if train else None
         if not stateful:
-            return transformed.apply(params, key, *args, **mode(train)), state
-        y, own = transformed.apply(params, own, key, *args, **mode(train))
+            return transformed.apply(params, key, *args, **moded(train)), state
+        y, own = transformed.apply(params, own, key, *args, **moded(train))
         return y, (own, state[1])
 
     return Pure(apply, params, (state, key))

@@ -146,6 +146,7 @@ def test_ones_beside_an_input_are_a_mask():
 
     x = jax.random.normal(jax.random.key(0), (3, 4))
     found = audit_biases(fn, {"bias": jnp.zeros(4)}, x, jnp.ones((3, 4)))
+    assert found["bias"].basis is not None
     assert found["bias"].basis.name == "uniform"
     # Without one they stand for an input
     assert (
@@ -161,8 +162,8 @@ def test_how_far_others_move_is_said():
     params = {"b_bias": jnp.zeros(4), "c_bias": jnp.zeros(4)}
     for limit in (2048, 1):
         found = audit_biases(fn, params, jax.random.normal(jax.random.key(0), (3, 4)), joint_limit=limit)
-        np.testing.assert_allclose(found["b_bias"].compensation, 1e-3, rtol=1e-6)
-        np.testing.assert_allclose(found["c_bias"].compensation, 1e3, rtol=1e-6)
+        assert found["b_bias"].compensation == pytest.approx(1e-3, rel=1e-6)
+        assert found["c_bias"].compensation == pytest.approx(1e3, rel=1e-6)
 
     def far(p, x):
         return x + p["b_bias"] * 1e-8 + p["c_bias"]

@@ -39,7 +39,8 @@ def left_null(rows: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> left_null(np.array([[1.0, 2.0], [3.0, 6.0]])).round(6)
+    >>> found = left_null(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    >>> (found / found[0, 0]).round(6)
     array([[ 1.      , -0.333333]])
     """
     if not rows.size:

@@ -37,7 +37,10 @@ def decay_mask(audit: BiasAudit | ModesAudit, params: Any) -> Any:
     {'bias': False, 'kernel': True}
     >>> tx = optax.adamw(1e-3, weight_decay=1e-2, mask=audit.decay_mask(found, params))
     """
-    found = audit.train if isinstance(audit, ModesAudit) else audit
+    found: object = audit.train if isinstance(audit, ModesAudit) else audit
+    if not isinstance(found, BiasAudit):
+        got, fix = type(audit).__name__, "They come from audit_biases and audit_modes."
+        check.fail("decay_mask", "a BiasAudit or ModesAudit", got, fix, TypeError)
     dead = {f.path for f in found.findings if f.verdict in ("cancelled", "unused")}
     missing = dead - tree.paths(params).keys()
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -122,9 +123,9 @@ def _images(size: int) -> jax.Array:
 
 def _keras(name: str, size: int) -> tuple[Pure, jax.Array]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    import keras
+    applications = importlib.import_module("keras").applications
 
-    build = getattr(keras.applications, name)
+    build = getattr(applications, name)
     return adapters.from_keras(build(weights=None, input_shape=(size, size, 3))), _images(size)
 
 

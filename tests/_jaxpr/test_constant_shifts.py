@@ -1,6 +1,7 @@
 """Shifts in reduced form against `jax.jvp` at the full shape, equation by equation."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from biasjax._jaxpr import constant
 from biasjax._jaxpr.double import program
 
 RNG = np.random.default_rng(0)
-DATA = RNG.standard_normal((2, 3, 4))
-WEIGHTS = RNG.standard_normal((4, 5))
-KERNEL = RNG.standard_normal((3, 3, 4, 6))
-DEPTHWISE = RNG.standard_normal((3, 3, 1, 4))
+DATA: Any = RNG.standard_normal((2, 3, 4))
+WEIGHTS: Any = RNG.standard_normal((4, 5))
+KERNEL: Any = RNG.standard_normal((3, 3, 4, 6))
+DEPTHWISE: Any = RNG.standard_normal((3, 3, 1, 4))
 conv = functools.partial(
     jax.lax.conv_general_dilated,
     window_strides=(2, 1),
@@ -52,7 +53,7 @@ LINEAR = {
 }
 
 
-def carried(fn, x, shift):
+def carried(fn, x, shift) -> Any:
     """Shifts of the output of a function of one input that is shifted, by the rules."""
     lifted = program(lambda shift, x: fn(x + shift), jnp.zeros(shift.shape), jnp.asarray(x))
     jaxpr = lifted.jaxpr.jaxpr
@@ -66,7 +67,7 @@ def carried(fn, x, shift):
     for eqn in jaxpr.eqns:
         ins = [None if hasattr(v, "val") else env.get(v) for v in eqn.invars]
         if all(i is None for i in ins):
-            operands = [value(v) for v in eqn.invars]
+            operands: list[Any] = [value(v) for v in eqn.invars]
             if all(v is not None for v in operands):
                 known |= zip(eqn.outvars, constant.evaluate(eqn, operands), strict=True)
             continue
