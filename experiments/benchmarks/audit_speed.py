@@ -5,16 +5,16 @@ The claim (bars): a ResNet-50 (Keras, 64x64), a MobileNetV2 (Keras, 96x96), a Vi
 ResNet-18 of He et al. (arXiv 1512.03385) for 32x32 images in less than 20 s. Two examples each; every case in
 its own process, for its own peak memory. Keras' cases need ``pip install keras``.
 
-Printed beside other work on two cores, CPU seconds of the same runs in brackets:
+Printed on two cores of a shared machine; between runs seconds differ by a seventh (ResNet-18 took 18 to 20):
 
-    case           entries  seconds    peak GiB
-    resnet18         9,610   18  (31)       1.8
-    resnet50        54,120   46  (83)       3.6
-    mobilenet_v2    18,056   50  (87)       4.0
-    vit_s16         52,456   29  (46)       2.4
-    gpt2           102,144   75 (123)       5.4
+    case           entries  seconds   CPU s   peak GiB
+    resnet18         9,610     20.3    34.1       1.84
+    resnet50        54,120     52.1    90.2       4.00
+    mobilenet_v2    18,056     58.8   103.3       5.08
+    vit_s16         52,456     30.9    48.5       2.20
+    gpt2           102,144     71.7   115.9       6.17
 
-GPT-2 misses its bar: half of it goes to some thirty passes through a gigabyte of weights in float64 and to
+GPT-2 misses its bars: half of it goes to some thirty passes through a gigabyte of weights in float64 and to
 drawing them five times, a quarter to linear algebra with bases of up to 3,072 entries. What helped on the
 way: 20 rows of the Jacobian a draw and not as many as entries; constant shifts in reduced form; depthwise
 convolutions as products (4 times); one audit where both modes are one program; huge leaves that are neither
