@@ -29,7 +29,8 @@ dead: none, but for the rounding of what is stored; rounding: so is the differen
 absorbed: none if those named are exchanged with it; real: all others."""
 _HARM = """\
 {dtypes}: root mean square of a dead difference from which outputs change by more than
-{within:g} of their size. *: the difference is larger."""
+{within:g} of their size, and by more than twice what the dtype's rounding does.
+*: the difference is larger."""
 
 
 class Difference(NamedTuple):

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -16,7 +15,7 @@ from biasjax._audit import compiling, drawing
 from biasjax._audit.model import Model
 from biasjax._audit.points import Draws, Varies, inputs_at
 
-# Inputs at which parts are exchanged, the given ones first; a plain change at one needs no others.
+# Inputs at which parts are exchanged, the given ones first; and a change that needs no others
 _INPUTS, _PLAIN = 3, 1e-3
 # How many times round-off a change exceeds at least
 _ROUND_OFF = 50.0
@@ -26,6 +25,8 @@ _COMPUTED, _STORED = 8.0, 2.0
 _LEFT = 0.1
 # Outputs that tell candidates from others
 _SEEN = 256
+# Share of a part by which derivatives are taken: few units switch within it
+_STEP = 1e-6
 # Of so few parts all sets are tried
 _FEW = 6
 
@@ -58,9 +59,9 @@ class Exchange(NamedTuple):
     ----------
     parts
         All that differs.
-    run, slope
+    run
         ``run(leaves, values, which) -> outputs`` with some parts of the second parameters, flat and in units
-        of their size; and the derivative at the first by these parts. Compiled.
+        of their size; compiled.
     inputs, ends
         All leaves of the first parameters, once for each input; and the outputs of both.
     round_off
@@ -69,7 +70,6 @@ class Exchange(NamedTuple):
 
     parts: Sequence[Part]
     run: Callable
-    slope: Callable
     inputs: Sequence[Sequence]
     ends: Sequence[tuple[np.ndarray, np.ndarray]]
     round_off: float
@@ -98,7 +98,7 @@ def prepare(model: Model, parts: Sequence[Part], vary_inputs: Varies, seed: int)
     vary_inputs, seed
         As of `audit_biases`.
     """
-    run, slope = _programs(model, parts)
+    run = _program(model, parts)
     draws, rng = Draws(seed, False, vary_inputs), np.random.default_rng([seed, 6])
     values, inputs, ends, noise = [part.value for part in parts], [], [], 0.0
     sides = np.zeros(len(parts)), np.ones(len(parts))
@@ -113,10 +113,10 @@ def prepare(model: Model, parts: Sequence[Part], vary_inputs: Varies, seed: int)
         elif not index:  # drawn ones may lead out of the function's domain
             fix = "Compare parameters that both give finite outputs."
             check.fail("explain_difference", "finite outputs of both parameters", "NaN or infinite ones", fix)
-    return Exchange(parts, run, slope, inputs, ends, _ROUND_OFF * (noise + _EPS))
+    return Exchange(parts, run, inputs, ends, _ROUND_OFF * (noise + _EPS))
 
 
-def _programs(model: Model, parts: Sequence[Part]) -> tuple[Callable, Callable]:
+def _program(model: Model, parts: Sequence[Part]) -> Callable:
     def outputs(leaves, values, which):
         moved = list(leaves)
         for i, (part, value) in enumerate(zip(parts, values, strict=True)):
@@ -126,20 +126,20 @@ def _programs(model: Model, parts: Sequence[Part]) -> tuple[Callable, Callable]:
             )
         return model.outputs([moved[i].reshape(-1) for i in model.biases.indices], moved)
 
-    def slope(leaves, values, which):
-        return jax.jvp(lambda on: outputs(leaves, values, on), (0 * which,), (which,))[1]
-
-    return compiling.quick_jit(outputs), compiling.quick_jit(slope)
+    return compiling.quick_jit(outputs)
 
 
 def change(given: Exchange, which: Sequence[int]) -> float:
-    """Largest change of an output when some parts are exchanged, in the first parameters or in the second."""
+    """Largest change of an output when some parts are exchanged, in the first parameters or in the second.
+
+    Of a plain change no more is asked.
+    """
     one, largest = given.chosen(which), 0.0
     for leaves, (first, second) in zip(given.inputs, given.ends, strict=True):
         for side, end in ((one, first), (1 - one, second)):
             largest = max(largest, _far(given.run(leaves, given.values, side), end))
-        if largest > _PLAIN:
-            break
+            if largest > _PLAIN:
+                return largest
     return largest
 
 
@@ -192,7 +192,8 @@ def _cancels(given: Exchange, changes: Sequence[float], group: Sequence[int]) ->
 
 def _by_slope(given: Exchange, alive: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Sets of parts whose derivatives sum to zero: pairs, and those that a basis of the null space shows."""
-    columns = [_seen(given, given.slope, [i]) for i in alive]
+    rows = -(-2 * len(alive) // _seen_at(given).size)
+    columns = [_slope(given, i, rows) for i in alive]
     tolerance = 20 * max((given.parts[i].rounding for i in alive), default=0.0) + 1e-7
     norms = np.array([np.linalg.norm(column) for column in columns])
     kept = [k for k in range(len(alive)) if 0 < norms[k] < np.inf]
@@ -226,18 +227,27 @@ def _by_outputs(
         for count in range(2, len(left) + 1):
             yield from itertools.combinations(left, count)
         return
-    after = [_seen(given, given.run, left[:k]) for k in range(len(left) + 1)]
+    after = [_seen(given, 0, given.chosen(left[:k])) for k in range(len(left) + 1)]
     for count in range(2, len(left) + 1):
         for k in range(len(left) + 1 - count):
             if _far(after[k + count], after[k]) <= _PLAIN:
                 yield tuple(left[k : k + count])
 
 
-def _seen(given: Exchange, run: Callable, which: Sequence[int]) -> np.ndarray:
-    """Some outputs, always the same, or derivatives of them, at all inputs."""
-    found = [np.asarray(run(leaves, given.values, given.chosen(which))) for leaves in given.inputs]
-    some = np.random.default_rng(0).permutation(found[0].size)[:_SEEN]
-    return np.concatenate([outputs[some] for outputs in found])
+def _slope(given: Exchange, i: int, inputs: int) -> np.ndarray:
+    """Derivatives of some outputs by one part, at the first parameters and some inputs."""
+    step = _STEP * given.chosen([i])
+    places = range(min(inputs, len(given.inputs)))
+    return np.concatenate([_seen(given, n, step) - _seen(given, n, -step) for n in places]) / (2 * _STEP)
+
+
+def _seen(given: Exchange, n: int, which: np.ndarray) -> np.ndarray:
+    """Some outputs at one input, always the same."""
+    return np.asarray(given.run(given.inputs[n], given.values, which))[_seen_at(given)]
+
+
+def _seen_at(given: Exchange) -> np.ndarray:
+    return np.random.default_rng(0).permutation(given.ends[0][0].size)[:_SEEN]
 
 
 def _far(outputs: Any, others: np.ndarray) -> float:

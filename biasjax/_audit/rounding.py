@@ -11,14 +11,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core as jex
 
 from biasjax import check
 from biasjax._audit import compiling
 from biasjax._audit.model import Model
+from biasjax._jaxpr.double import lift
 from biasjax._jaxpr.kinks import MASKED
 
 # Sizes tried, by tens up to the largest number of the dtype, and how often the last ten is halved (to 4%)
 _SMALLEST, _STEP, _HALVINGS = 1e-3, 10.0, 6
+# A change by so many times the error of the start may come of rounding otherwise, which any shift leads to
+_ROUNDING = 2.0
 # Copies of the model evaluated at once, one of which is not shifted
 _BATCH = 8
 
@@ -71,17 +75,15 @@ def leaving(
     Returns
     -------
     array
-        Sizes (lines, dtypes): 0 where rounding alone is beyond what is tolerated, nan where outputs are not
-        finite at the start.
+        Sizes (lines, dtypes): 0 where the smallest shift is beyond what is tolerated, nan where outputs are
+        not finite at the start.
     array
         Relative error (dtypes,) against float64.
     """
     structure, leaves = jax.tree.structure((params, args)), list(model.leaves)
     for line in lines:
         leaves[line.leaf] = line.start
-    with jax.enable_x64(True):
-        outs = compiling.quick_jit(lambda *some: model.program(*some))(*leaves)
-    exact = [np.asarray(out) for out, keep in zip(outs, model.program.floating, strict=True) if keep]
+    exact = _exact(fn, structure, leaves)
     run = how.compile(_program(fn, structure, model, lines))
     found = []
     for name in how.dtypes:
@@ -109,13 +111,29 @@ def _leaving(
     error = at(np.zeros_like(largest))[1]
     if not np.isfinite(error):
         return np.full(len(lines), np.nan), error
-    return _search(lambda sizes: at(sizes)[0], largest, within).min(0), error
+    return _search(lambda sizes: at(sizes)[0], largest, max(within, _ROUNDING * error)).min(0), error
+
+
+def _exact(fn: Callable, structure: Any, leaves: Sequence) -> list[np.ndarray]:
+    """Floating outputs by the operations of float32 in float64, which draw the same random numbers."""
+    single = [_cast(leaf, np.dtype(np.float32)) for leaf in leaves]
+    with np.errstate(over="ignore"):
+        _check_runs(fn, structure, single, "float32")
+        traced = jax.make_jaxpr(lambda *some: fn(*_unflatten(structure, some)))(*single)
+    with jax.enable_x64(True):
+        lifted = lift(traced)
+        outs = compiling.quick_jit(lambda *some: jex.jaxpr_as_fun(lifted)(*some))(*leaves)
+    return [np.asarray(out) for out in outs if jnp.issubdtype(out.dtype, jnp.inexact)]
+
+
+def _unflatten(structure: Any, leaves: Sequence) -> list:
+    params, args = structure.unflatten(leaves)
+    return [params, *args]
 
 
 def _check_runs(fn: Callable, structure: Any, leaves: Sequence, dtype: str) -> None:
-    params, args = structure.unflatten(leaves)
     try:
-        jax.eval_shape(fn, params, *args)
+        jax.eval_shape(fn, *_unflatten(structure, leaves))
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).rstrip('.')}"
         fix = "Cast what it closes over, or leave this dtype out."
@@ -149,8 +167,7 @@ def _program(fn: Callable, structure: Any, model: Model, lines: Sequence[Line]) 
             moved = list(leaves)
             for end, line in zip(ends, lines, strict=True):
                 moved[line.leaf] = flat[end - line.start.size : end].reshape(line.start.shape)
-            params, args = structure.unflatten(moved)
-            return jax.tree.leaves(fn(params, *args))
+            return jax.tree.leaves(fn(*_unflatten(structure, moved)))
 
         def chunk(some):
             # The start is a copy among the others, for a batch is summed in another order than one alone

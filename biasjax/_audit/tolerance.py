@@ -21,9 +21,9 @@ from biasjax._audit.points import rms
 from biasjax._audit.rounding import Line, leaving, machine
 
 _LEGEND = """\
-Root mean square of a dead bias from which outputs change by more than {within:g} of their size.
-0: already by rounding, whatever the bias; inf: at no size; nan: outputs without it are not finite either.
-*: the given bias is larger. Outputs without dead biases, against float64: {rounding}."""
+Root mean square of a dead bias from which outputs change by more than {within:g} of their size, and by more
+than twice what the dtype's rounding does without one: {rounding}.
+*: the given bias is larger; inf: no size does; nan: outputs without it are not finite either."""
 
 
 class Limit(NamedTuple):
@@ -38,8 +38,8 @@ class Limit(NamedTuple):
     present
         Root mean square of what the given bias has along these.
     sizes
-        By dtype the root mean square from which outputs leave the tolerance: 0 if rounding alone exceeds it,
-        inf if no size does, nan if outputs without the bias are not finite either.
+        By dtype the root mean square from which outputs leave the tolerance: 0 if the smallest does, of 1e-3,
+        inf if none does, nan if outputs without the bias are not finite either.
     """
 
     path: str
@@ -127,7 +127,8 @@ def tolerance(
     dtypes
         Floating dtypes, each compiled once for all biases.
     within
-        Tolerated root mean square of the change of an output, relative to its own.
+        Tolerated root mean square of the change of an output, relative to its own; and twice its error
+        against float64 where that is more, for any shift leads to other rounding.
     excess_precision
         False: every operation rounds to its dtype. True: as `jax.jit` compiles by default, which leaves out
         the rounding of a sum that is cast to float32 at once. That does less harm or none, but whether it
