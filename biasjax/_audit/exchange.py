@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -57,8 +58,8 @@ class Exchange(NamedTuple):
 
     Attributes
     ----------
-    parts
-        All that differs.
+    parts, values
+        All that differs; and by what, on the device, as the inputs are.
     run
         ``run(leaves, values, which) -> outputs`` with some parts of the second parameters, flat and in units
         of their size; compiled.
@@ -69,15 +70,11 @@ class Exchange(NamedTuple):
     """
 
     parts: Sequence[Part]
+    values: Sequence
     run: Callable
     inputs: Sequence[Sequence]
     ends: Sequence[tuple[np.ndarray, np.ndarray]]
     round_off: float
-
-    @property
-    def values(self) -> list:
-        """Values of all parts."""
-        return [part.value for part in self.parts]
 
     def chosen(self, which: Sequence[int]) -> np.ndarray:
         """Vector of ones at some parts."""
@@ -100,10 +97,12 @@ def prepare(model: Model, parts: Sequence[Part], vary_inputs: Varies, seed: int)
     """
     run = _program(model, parts)
     draws, rng = Draws(seed, False, vary_inputs), np.random.default_rng([seed, 6])
-    values, inputs, ends, noise = [part.value for part in parts], [], [], 0.0
+    # To the device once: of millions of parameters a copy takes as long as the model
+    given, values = jax.device_put((list(model.leaves[: model.parameters]), [part.value for part in parts]))
+    inputs, ends, noise = [], [], 0.0
     sides = np.zeros(len(parts)), np.ones(len(parts))
     for index in range(_INPUTS):
-        leaves = [*model.leaves[: model.parameters], *inputs_at(model, draws, 0, index)]
+        leaves = [*given, *inputs_at(model, draws, 0, index)]
         at = tuple(np.asarray(run(leaves, values, side)) for side in sides)
         if all(np.isfinite(end).all() for end in at):
             inputs.append(leaves)
@@ -113,7 +112,7 @@ def prepare(model: Model, parts: Sequence[Part], vary_inputs: Varies, seed: int)
         elif not index:  # drawn ones may lead out of the function's domain
             fix = "Compare parameters that both give finite outputs."
             check.fail("explain_difference", "finite outputs of both parameters", "NaN or infinite ones", fix)
-    return Exchange(parts, run, inputs, ends, _ROUND_OFF * (noise + _EPS))
+    return Exchange(parts, values, run, inputs, ends, _ROUND_OFF * (noise + _EPS))
 
 
 def _program(model: Model, parts: Sequence[Part]) -> Callable:
@@ -155,7 +154,8 @@ def _rounded(given: Exchange, which: Sequence[int]) -> float:
     for leaves, ends in zip(given.inputs, given.ends, strict=True):
         nudged = [drawing.nudge(rng, leaf, sizes[i]) if i in sizes else leaf for i, leaf in enumerate(leaves)]
         values = [
-            drawing.nudge(rng, p.value, sizes[p.leaf]) if p.leaf in sizes else p.value for p in given.parts
+            drawing.nudge(rng, value, sizes[part.leaf]) if part.leaf in sizes else value
+            for part, value in zip(given.parts, given.values, strict=True)
         ]
         for side, end in enumerate(ends):
             far = max(far, _far(given.run(nudged, values, np.full(len(values), float(side))), end))
