@@ -18,8 +18,8 @@ _FEW = 512
 # Cotangents per call. More inputs serve a rank better than more rows at one input (a unit that few inputs
 # switch on is seen by some), but each call costs a forward pass.
 _ROWS = 8
-# Numbers in the cotangents of a call, at most: 256 MB
-_NUMBERS = 2**25
+# Numbers in the cotangents of a call, at most: 192 MB
+_NUMBERS = 3 * 2**23
 # Rows of the Jacobian beyond the number of unknowns: a random square matrix would be near singular
 _SPARE = 32
 # The same where biases are compared, so that round-off cannot hide a rank
@@ -45,7 +45,7 @@ DIRECTIONS = 32
 # Biases that absorb another are looked for one by one among so many neighbours, all others at once
 NEIGHBOURS = 6
 # Rows at each draw that tell a pattern of dead entries from chance
-ROWS_PROVING = 20
+ROWS_PROVING = 12
 
 
 class RoundOff(NamedTuple):

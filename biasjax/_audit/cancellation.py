@@ -46,7 +46,7 @@ def sample(
     frozen = _frozen(shifter, dead, evidence)
     if frozen:
         as_they_are = model._replace(pieces=lambda flat, leaves: model.outputs(flat, leaves[:-1]))
-        plainly = sampler(as_they_are, shifter.draws)
+        plainly = sampler(as_they_are, shifter.draws, shifter.weights)
         plain = dead_directions(model, [plainly(w, rows) for w, rows in enumerate(wanted)])
         dead = [plain[b] if b in frozen else basis for b, basis in enumerate(dead)]
     return samples, dead

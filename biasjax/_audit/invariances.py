@@ -274,20 +274,6 @@ def _at(rows: np.ndarray, some: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return rows if (len(some), len(columns)) == rows.shape else rows[np.ix_(some, columns)]
 
 
-def _mixed(weights: np.ndarray, rows: Any) -> Any:
-    """Combinations of rows, most of which may have no weights."""
-    used = weights.any(1)
-    flat = rows if rows.ndim == 2 else rows.reshape(len(rows), -1)
-    mixed = np.zeros((len(weights), flat.shape[1]))
-    mixed[used] = weights[used] @ flat
-    return mixed.reshape(len(weights), *rows.shape[1:])
-
-
-def dense(rows: Any) -> np.ndarray:
-    """Rows as an array."""
-    return rows.toarray() if sparse.issparse(rows) else np.asarray(rows)
-
-
 def _cooked(rows: Mapping[int, Any], recipe: Recipe) -> dict[int, Any]:
     """Rows of the new groups, of those of the old ones; sparse ones, of the identity, as long as they are."""
     made: dict[int, Any] = {}
@@ -296,6 +282,6 @@ def _cooked(rows: Mapping[int, Any], recipe: Recipe) -> dict[int, Any]:
             if old in rows:
                 some = rows[old][chosen]
                 if weights is not None:
-                    some = _mixed(weights, some)
+                    some = spans.mixed(weights, some)
                 made[new] = made[new] + some if new in made else some
     return made

@@ -59,7 +59,7 @@ def _exactly(shifter: Shifts, draws: int, joint: bool) -> Evidence:
     """Judge all biases by their whole Jacobian."""
     model, sizes = shifter.model, shifter.model.biases.sizes
     shifted = shifts.each(shifter, [np.eye(size) for size in sizes], 0)
-    draw = sampler(model, shifter.draws)
+    draw = sampler(model, shifter.draws, shifter.weights)
     wanted = budget.rows_wanted(sizes, model.width, draws, joint)
     samples, dead = cancellation.sample(shifter, draw, wanted, shifted)
     return Evidence(dead, shifted, compare(model, draw, samples, dead, draws) if joint else None)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from biasjax._audit import budget, drawing
 from biasjax._audit.model import Model, predicate
 
 Varies = bool | Callable[[str, Any], bool]
+# Parameters of a draw, on the device
+Weights = Callable[[int], list]
 
 
 class Draws(NamedTuple):
@@ -33,13 +37,15 @@ def weights_at(model: Model, draws: Draws, draw: int) -> list:
     """
     rng = np.random.default_rng([draws.seed, 0, draw])
     leaves = list(model.given[: model.parameters])
-    for i, leaf in enumerate(map(drawing.to_host, leaves)):
-        leaves[i] = leaf
+    for i, leaf in enumerate(leaves):
         # Biases as given once: large ones leave units on whatever the input, which then look linear
         given = draw == 0 and i in model.biases.indices
-        if not given and _varies(draws.randomize, model.paths[i], leaf):
-            grown = leaf if i in model.biases.indices else drawing.grown(leaf)
-            leaves[i] = drawing.close(rng, leaf) if i in draws.close else drawing.parameter(rng, grown)
+        if given or not _varies(draws.randomize, model.paths[i], leaf):
+            leaves[i] = drawing.to_host(leaf)
+        elif i in draws.close:
+            leaves[i] = drawing.close(rng, drawing.to_host(leaf))
+        else:
+            leaves[i] = drawing.parameter(rng, leaf if i in model.biases.indices else drawing.grown(leaf))
     move = (0.0, 0.3, 1.0, 3.0)[draw % 4]
     for i in model.biases.indices:
         leaves[i] = leaves[i] + move * size_of(leaves[i]) * rng.standard_normal(leaves[i].shape)
@@ -67,24 +73,34 @@ def point(model: Model, draws: Draws, draw: int, index: int) -> list:
     return [*weights_at(model, draws, draw), *inputs_at(model, draws, draw, index)]
 
 
-def within_domain(model: Model, draws: Draws, finite: Callable[[Sequence], bool]) -> Draws:
+def on_device(model: Model, draws: Draws) -> Weights:
+    """`weights_at` on the device: of millions of parameters the last two draws are kept."""
+    return functools.lru_cache(2)(lambda draw: jax.device_put(weights_at(model, draws, draw)))
+
+
+def within_domain(model: Model, draws: Draws, weights: Weights, finite: Callable[[Sequence], bool]) -> Draws:
     """Draw close by what leads out of the function's domain otherwise (a probability, a graph's edges).
 
     Parameters
     ----------
-    model, draws
-        Model, and what is drawn.
+    model, draws, weights
+        Model, what is drawn, and its `on_device`.
     finite
         Whether the outputs at some leaves are finite.
     """
-    drawn = [point(model, draws, draw, 1) for draw in range(1, budget.TRIALS + 1)]
-    if all(map(finite, drawn)):
+
+    def drawn(draw: int) -> list:
+        return [*weights(draw), *inputs_at(model, draws, draw, 1)]
+
+    # The last of them is needed next
+    trials = range(budget.TRIALS, 0, -1)
+    if all(finite(drawn(draw)) for draw in trials):
         return draws
 
-    given = model.leaves
+    given, every = model.leaves, [drawn(draw) for draw in trials]
 
     def alone(i: int) -> list[list]:
-        return [[*given[:i], leaves[i], *given[i + 1 :]] for leaves in drawn]
+        return [[*given[:i], leaves[i], *given[i + 1 :]] for leaves in every]
 
     close = frozenset(i for i in range(len(given)) if not all(map(finite, alone(i))))
     return draws._replace(close=close)

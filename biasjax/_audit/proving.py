@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from scipy import sparse
 
 from biasjax._audit import budget, cancellation, frontiers, progress, shifts, standins
 from biasjax._audit.evidence import Evidence
 from biasjax._audit.findings import Shifted
-from biasjax._audit.points import rms, size_of
+from biasjax._audit.points import inputs_at, rms, size_of
 from biasjax._audit.rows import Sample, sampler
 from biasjax._audit.shifts import Shifts
 
@@ -36,10 +37,11 @@ def prove(shifter: Shifts, draws: int, joint: bool) -> Evidence:
     model = shifter.model
     biases = f"audit of {len(model.names)} biases"
     progress.at(f"{biases}: where they meet what is not linear")
-    at, fresh = (shifter.pair(weights).exact.leaves for weights in (0, cancellation.FRESH))
-    front = frontiers.frontier(model, at, fresh)
+    another = [*shifter.weights(1), *inputs_at(model, shifter.draws, 1, 1)]
+    front = frontiers.frontier(model, shifter.pair(0).exact.leaves, another)
     wide = frontiers.extended(model, front)
-    draw = sampler(wide, shifter.draws)
+    still = jax.device_put([*map(np.zeros, front.inner.values())])
+    draw = sampler(wide, shifter.draws, lambda weights: [*shifter.weights(weights), *still])
     samples: list[Sample] = []
     for count in budget.draws_proving(draws):
         progress.at(f"{biases}: rows of the Jacobian at draws {len(samples) + 1} to {count}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from biasjax._audit import budget, compiling, drawing
 from biasjax._audit.model import Model
-from biasjax._audit.points import Draws, inputs_at, point, rms, weights_at
+from biasjax._audit.points import Draws, Weights, inputs_at, on_device, rms
 
 # Central differences of step h err by h² (function) and eps/h (round-off): 1e-10 at this step.
 _STEP = 1e-5
@@ -71,21 +71,22 @@ class _Mode(NamedTuple):
     floor: float
 
 
-def sampler(model: Model, draws: Draws) -> Draw:
+def sampler(model: Model, draws: Draws, weights: Weights | None = None) -> Draw:
     """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
-    has no such derivative.
+    has no such derivative. Where ``weights`` are given they are not drawn again.
     """
+    weights = weights or on_device(model, draws)
     size = budget.rows_at_once(model.width)
-    mode = _first_mode(model, draws, size)
+    mode = _first_mode(model, draws, [*weights(0), *inputs_at(model, draws, 0, 0)], size)
     # Where inputs cannot vary, more rows than outputs say nothing new
     most = model.width if _inputs_are_fixed(model, draws) else None
     known: dict[_Call, np.ndarray] = {}
 
-    def sample(weights: int, wanted: int) -> Sample:
-        drawn = jax.device_put(weights_at(model, draws, weights))
-        found = _finite_blocks(model, draws, mode, weights, drawn, -(-min(wanted, most or wanted) // size))
+    def sample(draw: int, wanted: int) -> Sample:
+        drawn = weights(draw)
+        found = _finite_blocks(model, draws, mode, draw, drawn, -(-min(wanted, most or wanted) // size))
         _measure_round_off(model, draws, mode, drawn, found, known)
         count = len(model.biases.slices)
         worst = _worst(known, count)
@@ -141,9 +142,8 @@ def _difference(fn: Callable, flat: jax.Array, direction: jax.Array) -> jax.Arra
     return (fn(flat + step) - fn(flat - step)) / (2 * _STEP)
 
 
-def _first_mode(model: Model, draws: Draws, size: int) -> _Mode:
-    """The first mode that gives finite rows."""
-    leaves = jax.device_put(point(model, draws, 0, 0))
+def _first_mode(model: Model, draws: Draws, leaves: list, size: int) -> _Mode:
+    """The first mode that gives finite rows, here at the first call."""
     flat = model.biases.gather(leaves)
     eps = float(np.finfo(float).eps)
     for mode in ("reverse", "forward"):
@@ -209,7 +209,7 @@ def _round_off(
     # Outputs have size one
     noises = np.full(len(model.biases.slices), mode.floor)
     for _ in range(neighbours):
-        nudged = drawing.nudged(rng, leaves)
+        nudged = jax.device_put(drawing.nudged(rng, leaves))
         moved = mode.run(model.biases.gather(nudged), nudged, call, drawing.NUDGE) - found
         noises = np.maximum(noises, [rms(moved[:, place]) for place in model.biases.slices])
     return np.where(np.isfinite(noises), noises / (rms(found) or 1.0), np.inf)

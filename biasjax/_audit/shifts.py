@@ -16,7 +16,7 @@ import numpy as np
 from biasjax._audit import budget, compiling, drawing, nullspaces
 from biasjax._audit.findings import Shifted
 from biasjax._audit.model import Model
-from biasjax._audit.points import Draws, point, rms, size_of, within_domain
+from biasjax._audit.points import Draws, Weights, inputs_at, on_device, rms, size_of, within_domain
 
 # Sizes of shifts beside 1, in units of the bias (at least 1/2).
 # Large ones of both signs: one of them brings a dead ReLU to life.
@@ -61,6 +61,8 @@ class Shifts(NamedTuple):
         The model and what is drawn.
     run
         ``run(flat, leaves, shifts) -> f(flat + shift)``, compiled, for `budget.shifts_at_once` rows.
+    weights
+        `biasjax._audit.points.on_device` of these.
     pair
         ``pair(draw of the parameters) -> _Pair``; the last two are kept.
     """
@@ -68,6 +70,7 @@ class Shifts(NamedTuple):
     model: Model
     draws: Draws
     run: Callable
+    weights: Weights
     pair: Callable[[int], _Pair]
 
 
@@ -81,10 +84,21 @@ def prepare(model: Model, draws: Draws) -> Shifts:
         return np.isfinite(run(model.biases.gather(leaves), leaves, _still(model))).all()
 
     run = compiling.quick_jit(run)
-    draws = within_domain(model, draws, finite)
-    return Shifts(
-        model, draws, run, functools.lru_cache(2)(lambda weights: _pair(model, draws, run, weights))
-    )
+    weights = on_device(model, draws)
+    within = within_domain(model, draws, weights, finite)
+    if within != draws:
+        weights = on_device(model, within)
+
+    @functools.lru_cache(2)
+    def made(draw: int) -> _Pair:
+        return _pair(model, within, run, weights(draw), draw)
+
+    def pair(draw: int) -> _Pair:
+        # So that both keep the same two draws, once in memory
+        weights(draw)
+        return made(draw)
+
+    return Shifts(model, within, run, weights, pair)
 
 
 def each(
@@ -164,19 +178,15 @@ def _still(model: Model) -> np.ndarray:
     return np.zeros((budget.shifts_at_once(model.biases.total), model.biases.total))
 
 
-def _pair(model: Model, draws: Draws, run: Callable, weights: int) -> _Pair:
-    leaves = point(model, draws, weights, 1)
-    rng = np.random.default_rng([draws.seed, 5, weights])
+def _pair(model: Model, draws: Draws, run: Callable, weights: list, draw: int) -> _Pair:
+    leaves = [*weights, *jax.device_put(inputs_at(model, draws, draw, 1))]
+    rng = np.random.default_rng([draws.seed, 5, draw])
 
-    def at(leaves, flat) -> _Point:
+    def at(leaves: list) -> _Point:
+        flat = model.biases.gather(leaves)
         return _Point(flat, leaves, np.asarray(run(flat, leaves, _still(model)))[0])
 
-    nudged = drawing.nudged(rng, leaves)
-    flats = model.biases.gather(leaves), model.biases.gather(nudged)
-    there = jax.device_put(leaves)
-    # Huge leaves are the same, and in memory once
-    beside = [on if a is b else jax.device_put(b) for on, a, b in zip(there, leaves, nudged, strict=True)]
-    return _Pair(at(there, flats[0]), at(beside, flats[1]))
+    return _Pair(at(leaves), at(jax.device_put(drawing.nudged(rng, leaves))))
 
 
 def _changes(run: Callable, at: _Point, shifts: Sequence[_Shift]) -> Iterator[np.ndarray]:

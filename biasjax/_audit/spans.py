@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+from scipy import sparse
 
 # Rows of length one are dependent where less than this is left of one
 _DEPENDENT = 1e-9
@@ -65,12 +67,14 @@ def rank(rows: np.ndarray) -> int:
 
 
 def _narrowed(rows: np.ndarray) -> np.ndarray:
-    """Random combinations of many columns (logits), as many as show the same dependences."""
+    """Random combinations of many columns (logits), as many as show the same dependences, of a few each."""
     count, width = rows.shape
     enough = count + _SPARE
     if width <= 4 * enough:
         return rows
-    return rows @ np.random.default_rng(0).standard_normal((width, enough)) / np.sqrt(width)
+    rng = np.random.default_rng(0)
+    columns = np.resize(rng.permutation(width), (-(-width // enough), enough))
+    return functools.reduce(np.add, (rows[:, some] * rng.standard_normal(enough) for some in columns))
 
 
 def _independent(rows: np.ndarray) -> bool:
@@ -164,3 +168,24 @@ def _least(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
         found = solved[0]
     weights[used] = found
     return weights
+
+
+def mixed(weights: np.ndarray, rows: Any) -> Any:
+    """Combinations of rows, most of which may have no weights."""
+    used = weights.any(1)
+    flat = rows if rows.ndim == 2 else rows.reshape(len(rows), -1)
+    if _is_diagonal(flat):
+        return (weights * flat.diagonal()).reshape(len(weights), *rows.shape[1:])
+    made = np.zeros((len(weights), flat.shape[1]))
+    made[used] = weights[used] @ flat
+    return made.reshape(len(weights), *rows.shape[1:])
+
+
+def _is_diagonal(flat: Any) -> bool:
+    square = isinstance(flat, np.ndarray) and flat.shape[0] == flat.shape[1]
+    return square and np.count_nonzero(flat) == np.count_nonzero(flat.diagonal())
+
+
+def dense(rows: Any) -> np.ndarray:
+    """Rows as an array."""
+    return rows.toarray() if sparse.issparse(rows) else np.asarray(rows)

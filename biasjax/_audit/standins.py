@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,15 @@ class _Stand(NamedTuple):
         return float(max(others, default=0.0) / np.abs(self.moves[b]).max())
 
 
+class _Likeness(NamedTuple):
+    """What a bias shares with those of layers that are alike, and others that stand in, nearest first."""
+
+    key: tuple
+    others: list[int]
+
+
+# Likeness of a bias and others
+_Alike = Callable[[int, Container[int]], _Likeness]
 # Invariances of some biases, or of all, at a draw of the parameters
 _Find = Callable[[int, frozenset[int] | None], Sequence[Invariance]]
 
@@ -62,20 +71,27 @@ def find(
     def at(weights: int, chosen: frozenset[int] | None) -> list[Invariance]:
         return invariances.find(front.flow, known(weights), front.biases, minds, chosen)
 
-    stands = _stands(at, dead, shifter.draws.seed)
+    order = first_uses(model)
+    alike = functools.partial(_likeness, order, sizes)
+    stands = _stands(at, dead, alike, shifter.draws.seed)
     for b in _refuted(shifter, stands):
         del stands[b]
-    order = first_uses(model)
-    names = _absorbers(at, stands, dead, order)
+    names = _absorbers(at, stands, dead, alike)
     return Joint(
         [n - (stands[b].absorbed if b in stands else dead[b].shape[1]) for b, n in enumerate(sizes)],
-        [tuple(model.names[j] for j in names.get(b, ())) for b in range(len(sizes))],
+        [tuple(model.names[j] for j in sorted(names.get(b, ()), key=order.index)) for b in range(len(sizes))],
         [stands[b].compensation(b) if b in stands else None for b in range(len(sizes))],
         exact=False,
     )
 
 
-def _stands(at: _Find, dead: Sequence[np.ndarray], seed: int) -> dict[int, _Stand]:
+def _likeness(order: Sequence[int], sizes: Sequence[int], b: int, others: Container[int]) -> _Likeness:
+    apart = {j: place - order.index(b) for place, j in enumerate(order) if j in others and j != b}
+    near = sorted(apart, key=lambda j: (abs(apart[j]), apart[j]))
+    return _Likeness((sizes[b], *((apart[j], sizes[j]) for j in near)), near)
+
+
+def _stands(at: _Find, dead: Sequence[np.ndarray], alike: _Alike, seed: int) -> dict[int, _Stand]:
     """For each bias of which others do something usable, what they do."""
     first = at(0, None)
     rng = np.random.default_rng([seed, 7])
@@ -87,19 +103,28 @@ def _stands(at: _Find, dead: Sequence[np.ndarray], seed: int) -> dict[int, _Stan
             found[b] = _Stand(dimension, _moves(first, b, rows, direction))
         elif dimension > dead[b].shape[1]:
             partly.append(b)
-    # At one draw of the parameters others reach some directions of a wide bias, at the next draw others
-    second = at(FRESH, _connected(first, frozenset(partly))) if partly else ()
-    for b in partly:
-        both = [_rows(some, b, dead[b]) for some in (first, second)]
-        dimension, direction = spans.common(both, rng)
-        if dimension > dead[b].shape[1]:
-            found[b] = _Stand(dimension, _moves(first, b, both[0], direction))
+
+    def ask_again(some: Collection[int]) -> None:
+        # At one draw of the parameters others reach some directions of a wide bias, at the next draw others
+        second = at(FRESH, _connected(first, frozenset(some))) if some else ()
+        for b in some:
+            both = [_rows(one, b, dead[b]) for one in (first, second)]
+            dimension, direction = spans.common(both, rng)
+            if dimension > dead[b].shape[1]:
+                found[b] = _Stand(dimension, _moves(first, b, both[0], direction))
+
+    likeness = {
+        b: alike(b, set[int]().union(*(one.parts for one in first if b in one.parts))) for b in partly
+    }
+    asked = {likeness[b].key: b for b in partly}
+    ask_again(asked.values())
+    ask_again([b for b in partly if b not in asked.values() and asked[likeness[b].key] in found])
     return {b: stand for b, stand in sorted(found.items()) if stand.compensation(b) <= USABLE}
 
 
 def _rows(found: Sequence[Invariance], b: int, dead: np.ndarray) -> np.ndarray:
     """Shifts of one bias that the others can make up for, behind them those that change nothing."""
-    rows = [invariances.dense(one.parts[b]) for one in found if b in one.parts]
+    rows = [spans.dense(one.parts[b]) for one in found if b in one.parts]
     return np.concatenate([*rows, dead.T])
 
 
@@ -146,22 +171,18 @@ def _refuted(shifter: Shifts, stands: Mapping[int, _Stand]) -> list[int]:
 
 
 def _absorbers(
-    at: _Find, stands: Mapping[int, _Stand], dead: Sequence[np.ndarray], order: Sequence[int]
+    at: _Find, stands: Mapping[int, _Stand], dead: Sequence[np.ndarray], alike: _Alike
 ) -> dict[int, tuple[int, ...]]:
     """For each bias the fewest others found that suffice: one if one does, else none of them to spare."""
-    place = {b: i for i, b in enumerate(order)}
     known: dict[Any, tuple[int, ...]] = {}
     found = {}
     for b, stand in stands.items():
-        others = sorted(
-            (j for j in stand.moves if j != b), key=lambda j: (abs(place[j] - place[b]), place[j])
-        )
+        key, others = alike(b, stand.moves)
         # Layers that are alike are asked once
-        likeness = len(dead[b]), stand.absorbed, *((place[j] - place[b], len(dead[j])) for j in others)
-        if likeness not in known:
+        if (key, stand.absorbed) not in known:
             enough = _enough(at, b, stand.absorbed, others, dead)
-            known[likeness] = tuple(others.index(j) for j in enough)
-        found[b] = tuple(sorted((others[i] for i in known[likeness]), key=lambda j: place[j]))
+            known[key, stand.absorbed] = tuple(others.index(j) for j in enough)
+        found[b] = tuple(others[i] for i in known[key, stand.absorbed])
     return found
 
 

@@ -18,6 +18,8 @@ from jax.extend import source_info_util
 
 from biasjax._jaxpr.interpret import Rules, bind, interpret, scan
 
+# Moves that are run at once, beside one base
+_AT_ONCE = 4
 # Neighbours among so many values are measured together where they are alike
 _TOGETHER = 32
 # The same entries in another shape: measured once.
@@ -94,7 +96,8 @@ def measure(
 
     def over_moves(base, moved):
         # The base is an argument: the compiler would evaluate a program of constants, slowly
-        return jax.lax.map(jax.vmap(lambda copies: measured(base, copies)), moved)
+        each = jax.vmap(lambda copies: measured(base, copies))
+        return jax.lax.map(each, moved, batch_size=_AT_ONCE)
 
     # Compiling hundreds of small kernels costs more than running them once
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

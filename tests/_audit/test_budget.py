@@ -32,7 +32,7 @@ def test_few_outputs_take_more_draws():
 
 
 def test_calls_hold_no_more_numbers_than_fit():
-    assert [budget.rows_at_once(width) for width in (5, 1000, 6_432_896, 10**9)] == [5, 8, 5, 1]
+    assert [budget.rows_at_once(width) for width in (5, 1000, 6_432_896, 10**9)] == [5, 8, 3, 1]
 
 
 def test_limits_grow_with_the_model():

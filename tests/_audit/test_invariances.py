@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 from small_models import MODELS
 
-from biasjax._audit import frontiers, invariances
+from biasjax._audit import frontiers, invariances, spans
 from biasjax._audit.model import trace
 from biasjax._audit.points import Draws, inputs_at, point, weights_at
 from biasjax._audit.rows import sampler
@@ -41,7 +41,7 @@ def found(name, draw=0, chosen=None):
     for one in every:
         whole = np.zeros((next(iter(one.parts.values())).shape[0], model.biases.total))
         for b, part in one.parts.items():
-            whole[:, model.biases.slices[b]] = invariances.dense(part)
+            whole[:, model.biases.slices[b]] = spans.dense(part)
         rows.append(whole)
     return np.concatenate(rows)
 

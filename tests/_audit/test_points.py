@@ -58,16 +58,16 @@ def test_draws_depend_on_their_numbers_alone(model):
 def test_only_what_leaves_the_domain_is_drawn_close():
     # A constant is drawn from N(constant, 1)
     model = trace(lambda p, x, t: mlp(p, x) * t[:, None], two_layers(), ROWS, jnp.full(len(ROWS), 0.5))
-    last = len(model.leaves) - 1
+    last, weights = len(model.leaves) - 1, points.on_device(model, ALL)
 
     def within(leaves):
         return bool((leaves[last] > 0).all() and (leaves[last] < 1).all())
 
-    close = points.within_domain(model, ALL, within)
+    close = points.within_domain(model, ALL, weights, within)
     assert close.close == {last}
     drawn = [points.point(model, close, draw, 1)[last] for draw in range(4)]
     assert all(0 < np.abs(t - 0.5).max() <= 0.05 for t in drawn)
-    assert points.within_domain(model, ALL, lambda leaves: True) == ALL
+    assert points.within_domain(model, ALL, weights, lambda leaves: True) == ALL
 
 
 def test_sizes():
