@@ -11,7 +11,7 @@ import numpy as np
 
 from biasjax._audit import budget, compiling, drawing
 from biasjax._audit.model import Model
-from biasjax._audit.points import Draws, Weights, inputs_at, on_device, rms
+from biasjax._audit.points import Draws, Weights, inputs_at, rms
 
 # Central differences of step h err by h² (function) and eps/h (round-off): 1e-10 at this step.
 _STEP = 1e-5
@@ -71,13 +71,12 @@ class _Mode(NamedTuple):
     floor: float
 
 
-def sampler(model: Model, draws: Draws, weights: Weights | None = None) -> Draw:
+def sampler(model: Model, draws: Draws, weights: Weights) -> Draw:
     """Return ``sample(draw of the parameters, rows wanted)``, compiled once.
 
     The Jacobian comes from reverse mode; from forward mode, then from central differences, where a program
-    has no such derivative. Where ``weights`` are given they are not drawn again.
+    has no such derivative. ``weights`` gives the parameters of a draw.
     """
-    weights = weights or on_device(model, draws)
     size = budget.rows_at_once(model.width)
     mode = _first_mode(model, draws, [*weights(0), *inputs_at(model, draws, 0, 0)], size)
     # Where inputs cannot vary, more rows than outputs say nothing new

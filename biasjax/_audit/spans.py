@@ -47,7 +47,21 @@ def left_null(rows: np.ndarray) -> np.ndarray:
     """
     if not rows.size:
         return np.eye(len(rows))
-    rows = _narrowed(rows)
+    narrow = _narrowed(rows)
+    weights = _vanishing(narrow)
+    # Rows of few entries may fall into the same few combinations of columns
+    if narrow is rows or _vanish(weights, rows):
+        return weights
+    return _vanishing(rows)
+
+
+def _vanish(weights: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether combinations of rows are nothing beside what is combined."""
+    combined = np.linalg.norm(weights @ rows, axis=1)
+    return bool((combined <= _DEPENDENT * np.abs(weights) @ np.linalg.norm(rows, axis=1)).all())
+
+
+def _vanishing(rows: np.ndarray) -> np.ndarray:
     if _independent(rows):
         return np.zeros((0, len(rows)))
     r, order, rank, lengths = _pivoted(rows)

@@ -86,7 +86,8 @@ def find(
 
 
 def _likeness(order: Sequence[int], sizes: Sequence[int], b: int, others: Container[int]) -> _Likeness:
-    apart = {j: place - order.index(b) for place, j in enumerate(order) if j in others and j != b}
+    own = order.index(b)
+    apart = {j: place - own for place, j in enumerate(order) if j in others and j != b}
     near = sorted(apart, key=lambda j: (abs(apart[j]), apart[j]))
     return _Likeness((sizes[b], *((apart[j], sizes[j]) for j in near)), near)
 

@@ -10,7 +10,7 @@ from biasjax._audit.findings import Basis, BiasAudit, Death, Finding, Shifted
 from biasjax._audit.modes import ModesAudit
 
 ALIVE, STILL = Shifted(0.1, 1e-16), Shifted(1e-16, 1e-16)
-SUB = Death("sub", "Net/BatchNorm_0", "/home/me/flax/linen/normalization.py:12 (_normalize)")
+SUB = Death("sub", "Net/BatchNorm_0", "/site/flax/linen/normalization.py:12 (_normalize)")
 
 
 def finding(path, size, rank, unique=None, **more):

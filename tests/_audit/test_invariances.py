@@ -12,7 +12,7 @@ from small_models import MODELS
 
 from biasjax._audit import frontiers, invariances, spans
 from biasjax._audit.model import trace
-from biasjax._audit.points import Draws, inputs_at, point, weights_at
+from biasjax._audit.points import Draws, inputs_at, on_device, point, weights_at
 from biasjax._audit.rows import sampler
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -27,7 +27,7 @@ def followed(name):
     model = trace(small.fn, small.params, small.x)
     front = frontiers.frontier(model, point(model, DRAWS, 0, 1), point(model, DRAWS, 1, 1))
     wide = frontiers.extended(model, front)
-    draw = sampler(wide, DRAWS)
+    draw = sampler(wide, DRAWS, on_device(wide, DRAWS))
     _, minds = frontiers.unminded(wide, front, [draw(w, 64) for w in range(2)])
     return model, front, minds
 

@@ -7,7 +7,7 @@ import pytest
 
 from biasjax._audit import points, rows
 from biasjax._audit.model import trace
-from biasjax._audit.points import Draws
+from biasjax._audit.points import Draws, on_device
 
 X = jax.random.normal(jax.random.key(8), (3, 4))
 PARAMS = {"a_bias": jnp.full(4, 0.1), "b_bias": jnp.full((2, 2), -0.2), "w": jnp.eye(4)}
@@ -67,7 +67,7 @@ def test_samples_span_the_jacobian(mode, x64):
     fn, tolerance = MODES[mode]
     model = trace(fn, PARAMS, X)
     draws = DRAWS._replace(vary_inputs=False)
-    sample = rows.sampler(model, draws)(1, 16)
+    sample = rows.sampler(model, draws, on_device(model, draws))(1, 16)
     leaves = points.point(model, draws, 1, 0)
     jacobian = jax.jacobian(trace(smooth, PARAMS, X).outputs)(
         jnp.asarray(model.biases.gather(leaves)), leaves
@@ -89,7 +89,8 @@ def test_round_off_of_a_difference_of_large_numbers(x64):
     def fn(params, x):
         return x * params["a_bias"] + jnp.sin(1e6 * x + params["b_bias"].ravel())
 
-    sample = rows.sampler(trace(fn, PARAMS, X), DRAWS)(1, 16)
+    model = trace(fn, PARAMS, X)
+    sample = rows.sampler(model, DRAWS, on_device(model, DRAWS))(1, 16)
     plain, rough = sample.noise
     assert 1e-18 < plain < 1e-13
     assert 1e-12 < rough < 1e-8
@@ -100,7 +101,7 @@ def test_inputs_without_derivatives_are_left_out(x64):
         return jnp.sqrt(x[0, 0] + jnp.zeros(4)) * params["a_bias"], params["b_bias"] * 2.0
 
     model = trace(fn, PARAMS, jnp.abs(X))
-    sample = rows.sampler(model, DRAWS)(0, 64)
+    sample = rows.sampler(model, DRAWS, on_device(model, DRAWS))(0, 64)
     assert np.isfinite(sample.rows).all()
     assert np.isfinite(sample.noises).all()
     assert len(sample.rows) == 8 * len(sample.noises)

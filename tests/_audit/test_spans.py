@@ -37,6 +37,19 @@ def test_combinations_of_many_columns():
     assert len(spans.left_null(RNG.standard_normal((6, 5000)))) == 0
 
 
+@pytest.mark.parametrize("entries", [2, 3, 9])
+def test_rows_of_few_entries_among_many_columns_are_not_taken_for_dependent(entries):
+    rows = np.zeros((300, 6000))
+    rng = np.random.default_rng(1)
+    columns = rng.permutation(6000)[: 300 * entries].reshape(300, entries)
+    np.put_along_axis(rows, columns, rng.standard_normal(columns.shape), 1)
+    assert spans.left_null(rows).shape == (0, 300)
+    rows[7] = rows[1] - 2 * rows[5]
+    weights = spans.left_null(rows)
+    assert weights.shape == (1, 300)
+    np.testing.assert_allclose(weights @ rows, 0.0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("count", "width", "rank"), [(4, 9, 4), (9, 4, 4), (6, 8, 3), (0, 3, 0)])
 def test_rank(count, width, rank):
     rows = RNG.standard_normal((count, rank)) @ RNG.standard_normal((rank, width))

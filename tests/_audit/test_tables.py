@@ -17,8 +17,8 @@ def finding(path, size, rank, unique=None, **more):
 
 
 def normed(layer):
-    death = Death("sub", f"Net/layer_{layer}/norm", "/home/me/flax/linen/normalization.py:12 (_normalize)")
-    made = Made("/home/me/work/net.py:7 (Net.__call__)", "flax.linen.Conv", "use_bias=False", "")
+    death = Death("sub", f"Net/layer_{layer}/norm", "/site/flax/linen/normalization.py:12 (_normalize)")
+    made = Made("/project/work/net.py:7 (Net.__call__)", "flax.linen.Conv", "use_bias=False", "")
     return finding(f"layer_{layer}/conv2d/bias", 8, 0, 0, deaths=(death,), made=made)
 
 
@@ -137,7 +137,7 @@ def test_several_places_and_reasons():
     one, other = (
         normed(0),
         normed(1)._replace(
-            made=Made("/home/me/work/net.py:9 (Net.__call__)", "flax.linen.Dense", "use_bias=False", "")
+            made=Made("/project/work/net.py:9 (Net.__call__)", "flax.linen.Dense", "use_bias=False", "")
         ),
     )
     table = BiasAudit((one, other)).table(width=80)
