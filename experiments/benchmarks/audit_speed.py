@@ -5,7 +5,7 @@ The claim (bars): a ResNet-50 (Keras, 64x64), a MobileNetV2 (Keras, 96x96), a Vi
 ResNet-18 of He et al. (arXiv 1512.03385) for 32x32 images in less than 20 s. Two examples each; every case in
 its own process, for its own peak memory. Keras' cases need ``pip install keras``.
 
-Printed on two idle cores of a shared machine; between runs seconds differ by a tenth:
+Printed on two idle cores of a shared machine; between runs seconds differ by a tenth (GPT-2 took 53 to 60):
 
     case           entries  seconds   CPU s   peak GiB
     resnet18         9,610     19.7    33.5       1.85
