@@ -55,7 +55,7 @@ def parameter(rng: np.random.Generator, leaf: Any) -> Any:
     (True, True)
     """
     if not (jax.numpy.issubdtype(leaf.dtype, np.inexact) and leaf.size):
-        return leaf
+        return to_host(leaf)
     leaf = leaf if leaf.dtype == np.float32 else to_host(leaf)
     finite = np.isfinite(leaf)
     known = leaf if finite.all() else leaf[finite]

@@ -70,6 +70,11 @@ def test_zeros_become_noise_of_variance_one_over_fan_in(leaf):
     np.testing.assert_allclose(np.mean(np.abs(found) ** 2) * 400, 1, rtol=0.03)
 
 
+def test_parameters_without_entries_are_of_float64_too():
+    """A network of one layer has none of the others, stacked for a scan."""
+    assert drawing.parameter(np.random.default_rng(0), np.zeros((0, 3), np.float32)).dtype == np.float64
+
+
 def test_parameters_keep_their_kind():
     rng = np.random.default_rng(0)
     leaf = 2 + 3 * rng.standard_normal(10000)
