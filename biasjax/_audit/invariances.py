@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jax.extend import core as jex
@@ -73,7 +73,7 @@ def known(given: Flow, leaves: Sequence, row_sum: Callable[[Any, int], float | N
 
     def value(atom: Any) -> np.ndarray | None:
         if isinstance(atom, jex.Literal):
-            return np.asarray(atom.val)
+            return np.asarray(atom.val, cast(Any, atom.aval).dtype)
         if atom in given.data:
             return None
         if atom not in values:

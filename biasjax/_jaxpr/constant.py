@@ -131,9 +131,22 @@ def _selected(eqn: Any, ins: Sequence, known: Known) -> list | None:
 
 
 def _reduce_sum(eqn: Any, ins: Sequence, known: Known) -> list | None:
-    x, shape, axes = ins[0], eqn.invars[0].aval.shape, eqn.params["axes"]
+    return [_summed(ins[0], eqn.invars[0].aval.shape, eqn.params["axes"])]
+
+
+def _summed(x: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> np.ndarray:
     constant = math.prod(shape[axis] for axis in axes if x.shape[axis + 1] == 1)
-    return [constant * x.sum(tuple(axis + 1 for axis in axes))]
+    return constant * x.sum(tuple(axis + 1 for axis in axes))
+
+
+def _psum(eqn: Any, ins: Sequence, known: Known) -> list | None:
+    """Sums over the axis that a vmap has named, by its position."""
+    axes = eqn.params["axes"]
+    if eqn.params["axis_index_groups"] is not None or any(isinstance(axis, str) for axis in axes):
+        return None
+    return [
+        None if x is None else _summed(x, v.aval.shape, axes) for x, v in zip(ins, eqn.invars, strict=True)
+    ]
 
 
 def _window_max(eqn: Any, ins: Sequence, known: Known) -> list | None:
@@ -244,6 +257,7 @@ _RULES: dict[str, Callable[[Any, Sequence, Any], list | None]] = {
     "concatenate": layouts.concatenate,
     "select_n": _selected,
     "reduce_sum": _reduce_sum,
+    "psum": _psum,
     "reduce_window_max": _window_max,
     "argmax": _argmax,
     "argmin": _argmax,

@@ -44,6 +44,9 @@ LINEAR = {
     "chosen": lambda x: jnp.where(jnp.arange(4) < 2, x, 0.0),
     "summed": lambda x: x.sum((0, 2)),
     "mean": lambda x: x.mean(1, keepdims=True),
+    "summed over a vmapped axis": lambda x: jax.vmap(
+        lambda row: row - jax.lax.pmean(row, "batch"), axis_name="batch"
+    )(x),
     "centred": lambda x: x - x.mean(2, keepdims=True),
     "cumulated": lambda x: jnp.cumsum(x, 1),
     "dense": lambda x: x @ WEIGHTS,
