@@ -14,7 +14,8 @@ import numpy as np
 
 def by_products(eqn: Any) -> Callable[..., Any] | None:
     """Function of the operands and parameters of a convolution that is faster than it; None if it is fast."""
-    if jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.complexfloating):
+    out = eqn.outvars[0].aval
+    if jnp.issubdtype(out.dtype, jnp.complexfloating) or not out.size:
         return None
     if _is_depthwise(eqn):
         return _depthwise

@@ -24,7 +24,7 @@ from jax.interpreters import partial_eval
 
 from biasjax import check
 from biasjax._jaxpr import convolutions
-from biasjax._jaxpr.interpret import Rules, bind, interpret, is_of_jax
+from biasjax._jaxpr.interpret import CALLS, Rules, bind, interpret, is_of_jax, wrapped
 
 
 class Program(NamedTuple):
@@ -49,11 +49,12 @@ class Program(NamedTuple):
         return jex.jaxpr_as_fun(self.jaxpr)(*leaves)
 
 
-def program(fn: Callable, params: Any, *args: Any) -> Program:
+def program(fn: Callable, params: Any, *args: Any, products: bool = True) -> Program:
     """Trace ``fn(params, *args)`` and lift the trace to float64.
 
     The function is traced in float64, so that its constants are exact to float64; one that fails there
-    (a float32 carry of a scan, say) is traced as it was called and lifted afterwards.
+    (a float32 carry of a scan, say) is traced as it was called and lifted afterwards. Convolutions become
+    products where these are faster; ``products=False`` leaves all of them as they are.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def program(fn: Callable, params: Any, *args: Any) -> Program:
             "Make it pure: pass random keys and counters as arguments.",
         )
     with jax.enable_x64(True):
-        lifted = lift(traced)
+        lifted = lift(traced, products)
         wanted = [True] * len(lifted.jaxpr.outvars)
         jaxpr, _ = partial_eval.dce_jaxpr(lifted.jaxpr, wanted, instantiate=True)
         _, used = partial_eval.dce_jaxpr(lifted.jaxpr, wanted)
@@ -130,22 +131,23 @@ def same(a: jex.ClosedJaxpr, b: jex.ClosedJaxpr) -> bool:
     )
 
 
-def lift(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
-    """Rewrite a traced program so that every floating value in it is a float64.
+def lift(closed: jex.ClosedJaxpr, products: bool = True) -> jex.ClosedJaxpr:
+    """Rewrite a traced program so that every floating value in it is a float64; ``products`` as in `program`.
 
     Call it inside ``jax.enable_x64(True)``.
     """
 
     def evaluate(*args):
-        return _evaluate(closed, args, None)
+        return _evaluate(closed, args, None, products)
 
     avals = [jax.ShapeDtypeStruct(aval.shape, _double(aval.dtype)) for aval in closed.in_avals]
     return jax.make_jaxpr(evaluate)(*avals)
 
 
-def _evaluate(closed: Any, args: Sequence, caller: Any) -> list:
+def _evaluate(closed: Any, args: Sequence, caller: Any, products: bool) -> list:
     jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
-    return interpret(_RULES, jaxpr, [*map(_as_double, consts)], [*map(_as_double, args)], caller=caller)
+    consts, args = [*map(_as_double, consts)], [*map(_as_double, args)]
+    return interpret(_RULES, jaxpr, consts, args, products, caller=caller)
 
 
 def _is_inexact(dtype) -> bool:
@@ -168,16 +170,16 @@ def _as_double(value):
     return _cast(value, _double(value.dtype))
 
 
-def _lifted(eqn: Any, ins: list, scope: None) -> list:
+def _lifted(eqn: Any, ins: list, products: bool) -> list:
     """Apply an equation in float64, or a kernel that knows only some dtypes in its own."""
     try:
         outs = bind(eqn, ins, {key: _lift_param(value) for key, value in eqn.params.items()})
     except Exception:
-        return _in_own_precision(eqn, ins, scope)
+        return _in_own_precision(eqn, ins)
     return [*map(_as_double, outs)]
 
 
-def _in_own_precision(eqn: Any, ins: list, scope: None) -> list:
+def _in_own_precision(eqn: Any, ins: list, products: bool = True) -> list:
     ins = [_cast(x, atom.aval.dtype) for x, atom in zip(ins, eqn.invars, strict=True)]
     return [*map(_as_double, bind(eqn, ins))]
 
@@ -196,16 +198,16 @@ def _lift_param(value: Any) -> Any:
     return value
 
 
-def _written_out(eqn: Any, ins: list, scope: None) -> list:
-    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+def _written_out(eqn: Any, ins: list, products: bool) -> list:
+    body = wrapped(eqn)
     # A jitted function of JAX's is traced once, at its first caller; of this call its own line is wanted
     by_jax = is_of_jax(getattr(body, "jaxpr", body).debug_info.func_filename or "")
-    return _evaluate(body, ins, eqn.source_info.traceback if by_jax else None)
+    return _evaluate(body, ins, eqn.source_info.traceback if by_jax else None, products)
 
 
-def _convolution(eqn: Any, ins: list, scope: None) -> list:
-    by_products = convolutions.by_products(eqn)
-    return [by_products(*ins, **eqn.params)] if by_products else _lifted(eqn, ins, scope)
+def _convolution(eqn: Any, ins: list, products: bool) -> list:
+    by_products = convolutions.by_products(eqn) if products else None
+    return [by_products(*ins, **eqn.params)] if by_products else _lifted(eqn, ins, products)
 
 
 def _extremum(x, axes: Sequence[int], find: Callable):
@@ -221,24 +223,21 @@ def _extremum(x, axes: Sequence[int], find: Callable):
 
 
 def _extremum_by(find: Callable) -> Callable:
-    def rule(eqn: Any, ins: list, scope: None) -> list:
+    def rule(eqn: Any, ins: list, products: bool) -> list:
         if not (_is_inexact(ins[0].dtype) and ins[0].size):
-            return _lifted(eqn, ins, scope)
+            return _lifted(eqn, ins, products)
         return [_extremum(ins[0], eqn.params["axes"], find)]
 
     return rule
 
 
-# Equations that only wrap a program: written out in place.
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
-_CALLS += ("custom_jvp_call", "custom_vjp_call")
 # The identity on values; what they do to a derivative or to the precision is not wanted here.
 _IDENTITIES = ("stop_gradient", "reduce_precision", "optimization_barrier")
 
 _RULES = Rules(
     {
-        **dict.fromkeys(_CALLS, _written_out),
-        **dict.fromkeys(_IDENTITIES, lambda eqn, ins, scope: ins),
+        **dict.fromkeys(CALLS, _written_out),
+        **dict.fromkeys(_IDENTITIES, lambda eqn, ins, products: ins),
         "conv_general_dilated": _convolution,
         # JAX's derivative looks for the extremum among the inputs, and divides by zero where the compiler
         # computes these a second time with other round-off.

@@ -18,6 +18,10 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
+# Equations that only wrap a program
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+CALLS += ("custom_jvp_call", "custom_vjp_call")
+
 # rule(equation, values of its inputs, scope) -> values of its outputs
 Rule = Callable[[Any, list, Any], Sequence]
 
@@ -142,6 +146,11 @@ def scan(eqn: Any, ins: Sequence, step: Callable[[Any, list], tuple[Sequence, An
     start, xs = (np.int32(0), *ins[n : n + k]), list(ins[n + k :])
     carry, (ys, reports) = jax.lax.scan(body, start, xs, p["length"], p["reverse"], p["unroll"])
     return [*carry[1:], *ys], reports
+
+
+def wrapped(eqn: Any) -> Any:
+    """Program, open or closed, that one of `CALLS` wraps."""
+    return eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
 
 
 def within(eqn: Any) -> Iterator[tuple[str, Any]]:

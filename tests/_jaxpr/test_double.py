@@ -167,6 +167,22 @@ def test_slow_convolutions_are_matmuls(size, strides, expected):
     assert names & {"dot_general", "conv_general_dilated"} == {expected}
 
 
+def test_convolutions_stay_where_asked():
+    def conv(kernel, x):
+        return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=("NHC", "HIO", "NHC"))
+
+    kernel, x = jnp.ones((3, 2, 2)), jnp.ones((1, 5, 2))
+    names = [
+        {eqn.primitive.name for eqn in program(conv, kernel, x, products=products).jaxpr.jaxpr.eqns}
+        for products in (True, False)
+    ]
+    assert "conv_general_dilated" not in names[0]
+    assert names[1] == {"conv_general_dilated"}
+    # Windows that do not fit leave nothing
+    with jax.enable_x64(True):
+        assert program(conv, kernel, x[:, :1])(np.ones((3, 2, 2)), np.ones((1, 1, 2)))[0].shape == (1, 0, 2)
+
+
 def test_what_nothing_depends_on_is_left_out():
     def fn(params, x):
         jax.debug.print("{}", params["idle"])
