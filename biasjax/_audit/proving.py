@@ -10,7 +10,7 @@ patterns of another kind, or shifts that depend on data, would cancel is not see
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,9 +19,19 @@ from scipy import sparse
 from biasjax._audit import budget, cancellation, frontiers, progress, shifts, standins
 from biasjax._audit.evidence import Evidence
 from biasjax._audit.findings import Shifted
+from biasjax._audit.frontiers import Frontier
 from biasjax._audit.points import inputs_at, rms, size_of
 from biasjax._audit.rows import Sample, sampler
 from biasjax._audit.shifts import Shifts
+
+
+class Local(NamedTuple):
+    """What is known near where biases enter: the frontier, what it and they do not mind, and rows seen."""
+
+    front: Frontier
+    minds: dict[Any, np.ndarray | None]
+    dead: list[np.ndarray]
+    samples: list[Sample]
 
 
 def prove(shifter: Shifts, draws: int, joint: bool) -> Evidence:
@@ -34,8 +44,15 @@ def prove(shifter: Shifts, draws: int, joint: bool) -> Evidence:
     draws, joint
         Options of `biasjax.audit.audit_biases`.
     """
-    model = shifter.model
-    biases = f"audit of {len(model.names)} biases"
+    found = local(shifter, draws)
+    progress.at(f"{_biases(shifter)}: which stand in for which")
+    others = standins.find(shifter, found.front, found.minds, found.dead) if joint else None
+    return Evidence(found.dead, _shifted(shifter, found.samples, found.dead), others)
+
+
+def local(shifter: Shifts, draws: int) -> Local:
+    """Find the frontier of a model's biases and what does nothing there; parameters as in `prove`."""
+    model, biases = shifter.model, _biases(shifter)
     progress.at(f"{biases}: where they meet what is not linear")
     another = [*shifter.weights(1), *inputs_at(model, shifter.draws, 1, 1)]
     front = frontiers.frontier(model, shifter.pair(0).exact.leaves, another)
@@ -53,9 +70,11 @@ def prove(shifter: Shifts, draws: int, joint: bool) -> Evidence:
             break
     for b in doubtful:
         dead[b] = dead[b][:, :0]
-    progress.at(f"{biases}: which stand in for which")
-    others = standins.find(shifter, front, minds, dead) if joint else None
-    return Evidence(dead, _shifted(shifter, samples, dead), others)
+    return Local(front, minds, dead, samples)
+
+
+def _biases(shifter: Shifts) -> str:
+    return f"audit of {len(shifter.model.names)} biases"
 
 
 def _shifted(shifter: Shifts, samples: Sequence[Sample], dead: Sequence[np.ndarray]) -> list[Shifted]:

@@ -61,7 +61,7 @@ def in_mode(
     """
     check.function("apply", apply)
     check.flags(train=train)
-    keys = {str(i): leaf for i, (_, leaf) in enumerate(flatten("state", state)[0]) if _is_key(leaf)}
+    keys = {str(i): leaf for i, (_, leaf) in enumerate(flatten("state", state)[0]) if is_key(leaf)}
 
     def fn(params: Any, *args: Any) -> Any:
         *rest, drawn = args
@@ -75,7 +75,8 @@ def in_mode(
     return fn, keys
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys, typed or raw."""
     if not isinstance(leaf, jax.Array):
         return False
     typed = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
