@@ -262,6 +262,14 @@ def test_infinite_values_are_refused():
         surgery.fold_batch_norm(pure._replace(state=state), X)
 
 
+def test_paths_that_parameters_and_state_share_are_refused():
+    pure = adapters.Pure(
+        lambda p, s, x, train: (x, s), {"state": {"mean": jnp.ones(8)}}, {"mean": jnp.ones(8)}
+    )
+    with pytest.raises(ValueError, match="'state/mean'"):
+        surgery.fold_batch_norm(pure, X)
+
+
 def test_an_audit_of_another_model_is_refused():
     other = adapters.Pure(lambda p, s, x, train: (x + p["bias"], s), {"bias": jnp.ones(8)}, None)
     audit = bj.audit.audit_modes(other, X)

@@ -69,6 +69,9 @@ def whole(what: str, pure: Any, args: tuple[Any, ...], *, finite: bool = True) -
     leaves = dict(sorted(tree.paths(pure.state).items()))  # as jax flattens them
     state = {path: leaf for path, leaf in leaves.items() if is_floating(leaf)}
     keys = {path: leaf for path, leaf in leaves.items() if is_key(leaf)}
+    shared = sorted(tree.paths(pure.params).keys() & {f"state/{path}" for path in state})
+    if shared:
+        check.fail(what, "paths of parameters apart from those of state", repr(shared[0]), "Rename its key.")
     values = {"params": pure.params, "state": state}
     for path, leaf in paths(values).items() if finite else ():
         if is_floating(leaf) and not bool(jnp.isfinite(leaf).all()):
