@@ -81,7 +81,7 @@ SMOKE = Config(
     probe_depths=(),
     steps=150,
     width=32,
-    seeds=3,
+    seeds=5,
 )
 
 
