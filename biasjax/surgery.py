@@ -10,7 +10,7 @@ never changed in place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from biasjax._surgery import centring, delivering, folding, folds, removal, tyin
 from biasjax._surgery.proofs import Error
 from biasjax._surgery.receipts import Change, Receipt
 from biasjax._surgery.whole import Whole, paths, whole
-from biasjax.audit import Pure, audit_modes
+from biasjax.audit import Pure, audit_modes, check_verdicts
 
 __all__ = [
     "Change",
@@ -99,7 +99,8 @@ def remove_biases(
     what = "remove_biases"
     given = whole(what, pure, args)
     check.choice("how", how, _ACTIONS)
-    for verdict in _sequence("verdicts", verdicts):
+    check_verdicts("verdicts", verdicts, joint=True)
+    for verdict in verdicts:
         check.choice("verdicts", verdict, ("cancelled", "absorbable", "unused"))
     modes = audit_modes(pure, *args, seed=seed) if audit is None else _audit(audit, given)
     plan = modes.plan()
@@ -271,14 +272,6 @@ def untie(pure: Pure, path: str, *args: Any, seed: int = 0) -> tuple[Pure, Recei
     given = whole("untie", pure, args)
     shape, leaf = tying.positions(given, path), np.asarray(paths(given.values)[path], np.float64)
     return delivering.retied(given, path, "untied", leaf, (np.broadcast_to(leaf, shape),), seed)
-
-
-def _sequence(what: str, values: Any) -> Any:
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        check.fail(
-            what, "a sequence of names", repr(values), 'Write it as a tuple, e.g. ("cancelled",).', TypeError
-        )
-    return cast(Any, values)
 
 
 def _audit(audit: Any, given: Whole) -> ModesAudit:

@@ -110,7 +110,9 @@ def test_statistics_that_are_broken_are_named():
     broken = first._replace(mean=first.mean.at[0].set(jnp.nan), var=first.var.at[1].set(0.0))
     found = statistics.audit_statistics(right._replace(state=(broken, right.state[1])), BATCHES)
     assert found["state/0"].problems[:2] == ("NaN or infinite", "1 channels of zero variance")
-    mended = statistics.reestimate(right._replace(state=(broken, right.state[1])), BATCHES)
+    for lost in (broken, jax.tree.map(lambda leaf: leaf * jnp.nan, first)):
+        mended = statistics.reestimate(right._replace(state=(lost, right.state[1])), BATCHES)
+        np.testing.assert_allclose(mended.state[0].var, first.var, rtol=1e-6)
     np.testing.assert_allclose(mended.state[0].mean, first.mean, rtol=1e-6)
     assert "state/0: NaN or infinite" in found.table()
     assert found.to_dict()["statistics"][0]["mean"]

@@ -21,9 +21,8 @@ class Entry(NamedTuple):
     def placed(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Values like the coefficient as an input of that shape."""
         made = np.zeros(int(np.prod(shape)))
-        made[np.broadcast_to(self.index, np.broadcast_shapes(self.index.shape, value.shape)).ravel()] = (
-            np.broadcast_to(value, np.broadcast_shapes(self.index.shape, value.shape)).ravel()
-        )
+        index, value = np.broadcast_arrays(self.index, value)
+        made[index.ravel()] = value.ravel()
         return made.reshape(shape)
 
 

@@ -106,6 +106,14 @@ class Read(NamedTuple):
             at = eqn.outvars[0]
         return scale[0], shift[0]
 
+    def scales(self, stretch: Stretch, leaf: int) -> bool:
+        """Whether an input scales what a stretch takes; if not, it is added."""
+        at, moved = ([np.full(v.aval.shape, 1.25) for v in self.flow.jaxpr.jaxpr.invars] for _ in range(2))
+        moved[leaf] = moved[leaf] + 1
+        count = len(self.uses)
+        first, second = (self.coefficients(stretch, values[:count])[0] for values in (at, moved))
+        return not np.array_equal(first, second)
+
     def permutation(self, stretch: Stretch, first: int = 0) -> tuple[int, ...]:
         """For each axis of the end of a stretch that of its source, or of what equation ``first`` takes."""
         order = tuple(range(stretch.source.aval.ndim))
@@ -137,7 +145,7 @@ def read(closed: jex.ClosedJaxpr, values: int) -> Read:
         named = [v for v in eqn.invars if not isinstance(v, jex.Literal)]
         for v in dict.fromkeys(named):
             readers.setdefault(v, []).append(i)
-        depends = frozenset[int]().union(*(leaves.get(v, frozenset()) for v in named))
+        depends = _depends(eqn, leaves)
         if given.data.isdisjoint(named):
             leaves.update(dict.fromkeys(eqn.outvars, depends))
             continue

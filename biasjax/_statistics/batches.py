@@ -10,21 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check
-from biasjax._audit.pure import Pure
+from biasjax._audit.pure import Pure, flatten
 from biasjax._surgery.whole import Whole, whole
 
 
 def checked(what: str, pure: Pure, batches: Iterable[Any]) -> tuple[Whole, list[tuple[Any, ...]]]:
     """The model at its first batch, and all batches as tuples of arguments."""
-    if not isinstance(pure, Pure):
-        check.fail(what, "a Pure", type(pure).__name__, "Wrap the model by biasjax.adapters.", TypeError)
     if isinstance(batches, (jax.Array, np.ndarray, str)) or not isinstance(batches, Iterable):
         fix = "Give a list of batches, or of tuples of arguments."
         check.fail(what, "batches", type(batches).__name__, fix, TypeError)
     every = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
     if not every:
         check.fail(what, "at least one batch", "none", "Give a list of them, not an iterator that has ended.")
-    for leaf in jax.tree.leaves(every):
+    for _, leaf in flatten(what, every)[0]:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             fix = "Give a list of arrays, or of tuples of them."
             check.fail(what, "batches of arrays", type(leaf).__name__, fix, TypeError)

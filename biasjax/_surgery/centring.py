@@ -28,7 +28,7 @@ def centred(given: Whole, values: Mapping[str, np.ndarray], seed: int) -> dict[s
     run, rng = in_double(given.evaluation, given), np.random.default_rng([seed, 9])
     leaves = {path: np.asarray(x, np.float64) for path, x in paths(given.values).items() if is_floating(x)}
     leaves |= values
-    places = proofs.points(given, seed).values()
+    places = proofs.points(given, seed, lambda values, *args: run(values, args)).values()
 
     def outputs(new: Mapping[str, Any]) -> list[np.ndarray]:
         return [proofs.flat(run(replaced(given.values, {**values, **new}), args)) for args in places]

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check
 from biasjax._audit.pure import Pure
 from biasjax._surgery import proofs
 from biasjax._surgery.receipts import Change, Receipt
-from biasjax._surgery.whole import Whole, paths, replaced
+from biasjax._surgery.whole import Whole, like, paths, replaced
 
 
 def proven(
@@ -69,13 +68,6 @@ def retied(
     size = int(np.size(leaf)) - shapes[0].size if action == "tied" and found else 0
     why = f"outputs change by {worst:.2g}" if worst > proofs.EXACT else ""
     return found or new, Receipt((Change(path, action, (), size, why),), errors)
-
-
-def like(leaf: Any, value: np.ndarray) -> Any:
-    """Values as an array of the kind of a leaf."""
-    if isinstance(leaf, np.ndarray):
-        return value.astype(leaf.dtype)
-    return jax.device_put(jnp.asarray(value, leaf.dtype), leaf.sharding)
 
 
 def agree(one: Pure, other: Pure, args: Any) -> bool:

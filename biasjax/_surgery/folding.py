@@ -42,12 +42,12 @@ class _Role(NamedTuple):
 def after_layer(given: Read, stretch: Stretch, values: Sequence[np.ndarray], params: int) -> Fold:
     """Fold a stretch into the layer that it begins at; the first ``params`` values are parameters."""
     layer = given.made.get(stretch.source, -1)
-    operand, leaf = _kernel(given, layer, [layer])
+    operand, leaf = _kernel(given, layer)
     scale, shift = given.coefficients(stretch, values)
     back = np.argsort(given.permutation(stretch))
-    kernel = _kernel_values(given, layer, operand, leaf, values)
+    kernel = _kernel_values(given, layer, operand, values)
     factor = _by_output(given.eqns[layer], operand, scale.transpose(back))
-    role = _roles(given, stretch, values, params)
+    role = _roles(given, stretch, params)
     new = list(values)
     _make_identity(given, stretch, new, role)
     takers = role.biases or role.means
@@ -63,11 +63,11 @@ def before_layers(given: Read, stretch: Stretch, values: Sequence[np.ndarray], p
     """Fold a stretch into the layers that read it."""
     readers = _readers(given, stretch.end)
     scale, shift = given.coefficients(stretch, values)
-    role = _roles(given, stretch, values, params)
+    role = _roles(given, stretch, params)
     new, into = list(values), list[int]()
     for layer, order in readers:
-        operand, leaf = _kernel(given, layer, [layer])
-        kernel = _kernel_values(given, layer, operand, leaf, new)
+        operand, leaf = _kernel(given, layer)
+        kernel = _kernel_values(given, layer, operand, new)
         eqn = given.eqns[layer]
         factor = _by_input(eqn, operand, scale.transpose(order), kernel.shape)
         added = kernel * _by_input(eqn, operand, shift.transpose(order), kernel.shape)
@@ -84,7 +84,7 @@ def _fold(values: Sequence, new: Sequence, into: Sequence[int], idle: Sequence[i
     return Fold(changed, tuple(dict.fromkeys(into)), tuple(idle))
 
 
-def _kernel(given: Read, layer: int, only: Sequence[int]) -> tuple[int, int]:
+def _kernel(given: Read, layer: int) -> tuple[int, int]:
     """Operand of a layer that is its kernel, and the input that this comes from alone."""
     eqn = given.eqns[layer] if layer >= 0 else None
     if eqn is None or eqn.primitive.name not in LAYERS:
@@ -98,19 +98,15 @@ def _kernel(given: Read, layer: int, only: Sequence[int]) -> tuple[int, int]:
     if len(depends) != 1:
         raise Refused("the layer's kernel is computed from several parameters")
     (leaf,) = depends
-    if given.uses[leaf] != {*only}:
+    if given.uses[leaf] != {layer}:
         raise Refused("the layer's kernel is used elsewhere, too")
     return own[0], leaf
 
 
-def _kernel_values(given: Read, layer: int, operand: int, leaf: int, values: Sequence) -> np.ndarray:
+def _kernel_values(given: Read, layer: int, operand: int, values: Sequence) -> np.ndarray:
     atom = given.eqns[layer].invars[operand]
-    return np.broadcast_to(_value(given, atom, values), atom.aval.shape)
-
-
-def _value(given: Read, atom: Any, values: Sequence) -> np.ndarray:
-    found: Any = given.known(values).value(atom)
-    return found
+    known: Any = given.known(values).value(atom)
+    return np.broadcast_to(known, atom.aval.shape)
 
 
 def _put_back(
@@ -119,7 +115,7 @@ def _put_back(
     """Value of an input whose kernel is given: where each entry comes from is seen by numbering them."""
     numbers = np.arange(values[leaf].size, dtype=float).reshape(values[leaf].shape)
     marked = [numbers if i == leaf else x for i, x in enumerate(values)]
-    at = _kernel_values(given, layer, operand, leaf, marked).ravel()
+    at = _kernel_values(given, layer, operand, marked).ravel()
     if at.size != numbers.size or not np.array_equal(np.sort(at), numbers.ravel()):
         raise Refused("the layer's kernel is computed from its parameters, not laid out from them")
     made = np.empty(numbers.size)
@@ -127,24 +123,32 @@ def _put_back(
     return made.reshape(numbers.shape)
 
 
-def _by_output(eqn: Any, operand: int, x: np.ndarray) -> np.ndarray:
-    """Factors of a layer's outputs, reduced, laid out like its kernel."""
+def _output_axes(eqn: Any, operand: int) -> dict[int, int]:
+    """For axes of a layer's outputs those of its kernel that they come from."""
     p, kernel = eqn.params, eqn.invars[operand].aval
-    shape = [1] * kernel.ndim
     if eqn.primitive.name == LAYERS[1]:
         _, rhs, out = p["dimension_numbers"]
-        pairs = {out[1]: rhs[0]}
-    else:
-        contracted, batch = p["dimension_numbers"]
-        free = [a for a in range(kernel.ndim) if a not in (*contracted[operand], *batch[operand])]
-        first = len(batch[0]) if operand == 0 else x.ndim - len(free)
-        pairs = dict(enumerate(batch[operand])) | {first + k: axis for k, axis in enumerate(free)}
-    if any(n > 1 for axis, n in enumerate(x.shape) if axis not in pairs):
+        return {out[1]: rhs[0]}
+    contracted, batch = p["dimension_numbers"]
+    free = [a for a in range(kernel.ndim) if a not in (*contracted[operand], *batch[operand])]
+    first = len(batch[0]) if operand == 0 else eqn.outvars[0].aval.ndim - len(free)
+    return dict(enumerate(batch[operand])) | {first + k: axis for k, axis in enumerate(free)}
+
+
+def _laid_out(x: np.ndarray, axes: dict[int, int], ndim: int) -> np.ndarray:
+    """Numbers that are constant but for some axes, with these axes elsewhere among ``ndim``."""
+    if any(n > 1 for axis, n in enumerate(x.shape) if axis not in axes):
         raise Refused("it scales places or examples apart")
-    for axis, own in pairs.items():
-        shape[own] = x.shape[axis]
-    kept = sorted(pairs, key=pairs.__getitem__)
-    return x.transpose(*kept, *(a for a in range(x.ndim) if a not in pairs)).reshape(shape)
+    shape = [1] * ndim
+    for axis, there in axes.items():
+        shape[there] = x.shape[axis]
+    kept = sorted(axes, key=axes.__getitem__)
+    return x.transpose(*kept, *(a for a in range(x.ndim) if a not in axes)).reshape(shape)
+
+
+def _by_output(eqn: Any, operand: int, x: np.ndarray) -> np.ndarray:
+    """Factors of a layer's outputs, reduced, laid out like its kernel."""
+    return _laid_out(x, _output_axes(eqn, operand), eqn.invars[operand].aval.ndim)
 
 
 def _by_input(eqn: Any, operand: int, x: np.ndarray, kernel: Sequence[int]) -> np.ndarray:
@@ -152,24 +156,13 @@ def _by_input(eqn: Any, operand: int, x: np.ndarray, kernel: Sequence[int]) -> n
     p = eqn.params
     if eqn.primitive.name == LAYERS[0]:
         contracted, batch = (pair if operand else pair[::-1] for pair in p["dimension_numbers"])
-        pairs = dict(zip((*contracted[0], *batch[0]), (*contracted[1], *batch[1]), strict=True))
-        if any(n > 1 for axis, n in enumerate(x.shape) if axis not in pairs):
-            raise Refused("it scales places or examples apart")
-        shape = [1] * len(kernel)
-        for axis, own in pairs.items():
-            shape[own] = x.shape[axis]
-        kept = sorted(pairs, key=pairs.__getitem__)
-        return x.transpose(*kept, *(a for a in range(x.ndim) if a not in pairs)).reshape(shape)
+        axes = zip((*contracted[0], *batch[0]), (*contracted[1], *batch[1]), strict=True)
+        return _laid_out(x, dict(axes), len(kernel))
     lhs, rhs, _ = p["dimension_numbers"]
-    if any(n > 1 for axis, n in enumerate(x.shape) if axis != lhs[1]):
-        raise Refused("it scales places or examples apart")
-    groups = p["feature_group_count"]
-    each = np.broadcast_to(x.ravel(), kernel[rhs[1]] * groups).reshape(groups, 1, -1)
-    table = np.broadcast_to(each, (groups, kernel[rhs[0]] // groups, kernel[rhs[1]])).reshape(
-        kernel[rhs[0]], -1
-    )
-    full = table.reshape(*table.shape, *(1 for _ in rhs[2:]))
-    return np.transpose(full, np.argsort(rhs))
+    groups, (out, own) = p["feature_group_count"], (kernel[rhs[0]], kernel[rhs[1]])
+    features = np.broadcast_to(_laid_out(x, {lhs[1]: 0}, 1), own * groups).reshape(groups, 1, own)
+    table = np.broadcast_to(features, (groups, out // groups, own)).reshape(out, own)
+    return np.transpose(table.reshape(out, own, *(1 for _ in rhs[2:])), np.argsort(rhs))
 
 
 def _readers(given: Read, end: Any) -> list[tuple[int, tuple[int, ...]]]:
@@ -197,34 +190,18 @@ def _readers(given: Read, end: Any) -> list[tuple[int, tuple[int, ...]]]:
 def _add_to_bias(given: Read, layer: int, operand: int, new: list, added: np.ndarray, params: int) -> int:
     """Add to a layer's bias what a constant input gives, its products with the kernel."""
     eqn = given.eqns[layer]
-    p = eqn.params
-    if eqn.primitive.name == LAYERS[1]:
-        if any(map(any, p["padding"])) or any(n > 1 for n in p["lhs_dilation"]):
-            raise Refused("zeros stand between it and the layer that reads it (padding)")
-        _, rhs, out = p["dimension_numbers"]
-        sums = added.sum(tuple(a for a in range(added.ndim) if a != rhs[0]))
-        shape = [1] * added.ndim
-        shape[out[1]] = sums.size
-        more = sums.reshape(shape)
-    else:
-        contracted, batch = p["dimension_numbers"]
-        sums = added.sum(contracted[operand], keepdims=True)
-        free = [a for a in range(added.ndim) if a not in (*contracted[operand], *batch[operand])]
-        ndim, first = eqn.outvars[0].aval.ndim, len(batch[0]) if operand == 0 else None
-        shape = [1] * ndim
-        start = ndim - len(free) if first is None else first
-        for k, axis in enumerate(batch[operand]):
-            shape[k] = sums.shape[axis]
-        for k, axis in enumerate(free):
-            shape[start + k] = sums.shape[axis]
-        more = sums.transpose(*batch[operand], *free, *contracted[operand]).reshape(shape)
+    p, axes = eqn.params, _output_axes(eqn, operand)
+    if eqn.primitive.name == LAYERS[1] and (any(map(any, p["padding"])) or max(p["lhs_dilation"]) > 1):
+        raise Refused("zeros stand between it and the layer that reads it (padding)")
+    sums = added.sum(tuple(a for a in range(added.ndim) if a not in axes.values()), keepdims=True)
+    more = _laid_out(sums, {own: axis for axis, own in axes.items()}, eqn.outvars[0].aval.ndim)
     stretch = next((s for s in given.stretches if s.source is eqn.outvars[0]), None)
     if stretch is None:
         raise Refused("a layer that reads it has no bias")
     if stretch.trouble:
         raise Refused(f"a layer reads it of whose bias {stretch.trouble}")
     scale, shift = given.coefficients(stretch, new)
-    biases = _roles(given, stretch, new, params).biases
+    biases = _roles(given, stretch, params).biases
     if not biases:
         raise Refused("a layer that reads it has no bias")
     wanted = shift + scale * more.transpose(given.permutation(stretch))
@@ -232,20 +209,16 @@ def _add_to_bias(given: Read, layer: int, operand: int, new: list, added: np.nda
     return biases[0]
 
 
-def _roles(given: Read, stretch: Stretch, values: Sequence, params: int) -> _Role:
+def _roles(given: Read, stretch: Stretch, params: int) -> _Role:
     """What each input of a stretch does."""
     scales, biases, means = list[int](), list[int](), list[int]()
     first = {
         leaf: next(k for k, step in enumerate(stretch.steps) if step in given.uses[leaf])
         for leaf in stretch.leaves
     }
-    base, _ = given.coefficients(stretch, values)
     for leaf in sorted(stretch.leaves, key=lambda leaf: (first[leaf], leaf)):
-        moved = [x * 1.5 + 0.5 if i == leaf else x for i, x in enumerate(values)]
-        if np.array_equal(given.coefficients(stretch, moved)[0], base):
-            (biases if leaf < params else means).append(leaf)
-        else:
-            scales.append(leaf)
+        does = scales if given.scales(stretch, leaf) else biases if leaf < params else means
+        does.append(leaf)
     return _Role(scales, biases, means)
 
 

@@ -75,17 +75,15 @@ def _tried(model: Numbered, stretch: Stretch, values: Sequence, ways: Sequence[F
 
 def batch_norms(model: Numbered, stretch: Stretch) -> str | None:
     """`folded` of batch norms: state scales and is added."""
-    state = [leaf for leaf in stretch.leaves if leaf >= model.params]
-    if not state:
+    does = {model.read.scales(stretch, leaf) for leaf in model.state(stretch)}
+    if not does:
         return None
-    if len(state) < 2:
-        return "data takes part in its scale or bias (a conditional norm)"
-    return ""
+    return "" if len(does) > 1 else "data takes part in its scale or bias (a conditional norm)"
 
 
 def layer_norms(model: Numbered, stretch: Stretch) -> str | None:
     """`folded` of layer and RMS norms: parameters scale and are added to what data has divided."""
-    if model.is_batch_norm(stretch):
+    if model.state(stretch):
         return None
     made = model.read.made.get(stretch.source, -1)
     name = model.read.eqns[made].primitive.name if made >= 0 else ""

@@ -33,14 +33,13 @@ class Numbered(NamedTuple):
         names = paths(given.values)
         return {name: x for name, x, old in zip(names, whole, leaves, strict=True) if x is not old}
 
-    def is_batch_norm(self, stretch: Stretch) -> bool:
-        """Whether state takes part in a stretch."""
-        return any(leaf >= self.params for leaf in stretch.leaves)
+    def state(self, stretch: Stretch) -> list[int]:
+        """Numbers of the state that takes part in a stretch."""
+        return [leaf for leaf in sorted(stretch.leaves) if leaf >= self.params]
 
     def layer(self, stretch: Stretch) -> str:
         """Path that a norm's running statistics share, or that of its last parameter."""
-        names = [self.names[leaf] for leaf in stretch.leaves if leaf >= self.params]
-        names = names or [self.names[max(stretch.leaves)]]
+        names = [self.names[leaf] for leaf in self.state(stretch) or [max(stretch.leaves)]]
         _, bracket, number = names[0].partition("[")
         keys = zip(*(name.split("/")[:-1] for name in names), strict=False)
         shared = "/".join(key[0] for key in itertools.takewhile(lambda key: len({*key}) == 1, keys))

@@ -66,10 +66,11 @@ def errors(given: Whole, exact: Any, rounded: Any, seed: int, train: bool = True
         return {EVALUATION: given.evaluation(values, *args)}
 
     found: list[Error] = []
-    places = points(given, seed)
+    owned = jax.jit(evaluation)
+    places = points(given, seed, owned)
     most = max(float(np.sqrt(_epsilon(given.values))), _OWN)
-    for fn in (evaluation, given.training) if train else (evaluation,):
-        run, own = in_double(fn, given), jax.jit(fn)
+    for fn, own in [(evaluation, owned), *([(given.training, jax.jit(given.training))] if train else [])]:
+        run = in_double(fn, given)
         for name, args in places.items():
             exactly = [run(values, args) for values in (given.values, exact)]
             owns = [own(values, *args) for values in (given.values, rounded)]
@@ -82,8 +83,8 @@ def errors(given: Whole, exact: Any, rounded: Any, seed: int, train: bool = True
     return tuple(found)
 
 
-def points(given: Whole, seed: int) -> dict[str, tuple[Any, ...]]:
-    """Given arguments, and fresh ones at which outputs are finite."""
+def points(given: Whole, seed: int, run: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """Given arguments, and fresh ones at which the outputs ``run(values, *args)`` are finite."""
     leaves, structure = jax.tree.flatten(given.args)
 
     def drawn(draw: Callable[..., Any]) -> Any:
@@ -93,7 +94,7 @@ def points(given: Whole, seed: int) -> dict[str, tuple[Any, ...]]:
         return structure.unflatten(own)
 
     fresh = drawn(drawing.argument)
-    if not np.isfinite(flat(jax.jit(given.evaluation)(given.values, *fresh))).all():
+    if not np.isfinite(flat(run(given.values, *fresh))).all():
         fresh = drawn(drawing.close)
     return {"given": given.args, "fresh": fresh}
 

@@ -20,7 +20,7 @@ class Change(NamedTuple):
     Attributes
     ----------
     path
-        Of the bias, or of the norm's first leaf.
+        Of the bias, or of the norm.
     action
         "zeroed", "dropped", "folded", "centred", "tied", "untied"; or "kept".
     into

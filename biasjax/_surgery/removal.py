@@ -184,15 +184,9 @@ def _moves(own: Sequence[Invariance], wanted: Mapping[int, np.ndarray]) -> dict[
     if not own:
         return {}
     counts = [next(iter(one.parts.values())).shape[0] for one in own]
-    rows = np.concatenate(
+    rows = np.block(
         [
-            np.concatenate(
-                [
-                    spans.dense(one.parts[b]) if b in one.parts else np.zeros((n, x.size))
-                    for b, x in wanted.items()
-                ],
-                axis=1,
-            )
+            [spans.dense(one.parts.get(b, np.zeros((n, x.size)))) for b, x in wanted.items()]
             for one, n in zip(own, counts, strict=True)
         ]
     )

@@ -21,7 +21,7 @@ from biasjax._audit.pure import Pure
 from biasjax._audit.stretches import Stretch
 from biasjax._jaxpr.interpret import Rules, bind, interpret
 from biasjax._surgery.numbered import Numbered, numbered
-from biasjax._surgery.whole import Whole, replaced
+from biasjax._surgery.whole import Whole, like, replaced
 
 
 class Norm(NamedTuple):
@@ -63,9 +63,9 @@ def norms(model: Numbered) -> list[Norm]:
     found: list[Norm] = []
     depends = behind(model)
     for stretch in read.stretches:
-        state = [leaf for leaf in stretch.leaves if leaf >= model.params]
-        means = [leaf for leaf in state if _is_added(model, stretch, leaf)]
-        others = [leaf for leaf in state if leaf not in means]
+        state = model.state(stretch)
+        others = [leaf for leaf in state if read.scales(stretch, leaf)]
+        means = [leaf for leaf in state if leaf not in others]
         if len(means) != 1 or len(others) != 1:
             continue
         taken = next(step for step in stretch.steps if step in read.uses[means[0]])
@@ -73,12 +73,6 @@ def norms(model: Numbered) -> list[Norm]:
         level = 1 + max((norm.level for norm in found if norm.mean in before), default=-1)
         found.append(Norm(model.layer(stretch), means[0], others[0], stretch, taken, level))
     return found
-
-
-def _is_added(model: Numbered, stretch: Stretch, leaf: int) -> bool:
-    moved = [x + 1.0 if i == leaf else x for i, x in enumerate(model.values)]
-    scales = [model.read.coefficients(stretch, values)[0] for values in (model.values, moved)]
-    return np.array_equal(*scales, equal_nan=True)
 
 
 def input_of(model: Numbered, stretch: Stretch, taken: int) -> Any:
@@ -125,32 +119,37 @@ def measured(
         shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
         if str(shapes) not in programs:
             there = given._replace(args=(*batch, given.args[-1]))
-            own = model if batch is batches[0] else numbered(there)
-            programs[str(shapes)] = _collector(own, axes)
+            own, its = (model, found) if batch is batches[0] else _again(there)
+            programs[str(shapes)] = _collector(own, its, axes)
         return programs[str(shapes)]
 
     def moments(values: Sequence[Any], before: Sequence[Moments] | None = None) -> list[Moments]:
         means = None if before is None else [moment.mean for moment in before]
-        found: list[list[Moments]] = []
+        each: list[list[Moments]] = []
         for batch in batches:
             leaves = [drawing.to_host(leaf) for leaf in jax.tree.leaves((batch, given.args[-1]))]
             with jax.enable_x64(True):
                 some = program(batch)(means, *values, *leaves)
             count = float(len(jax.tree.leaves(batch)[0]))
-            found.append([Moments(np.asarray(mean), np.asarray(var), count) for mean, var in some])
-        return [functools.reduce(_merged, each) for each in zip(*found, strict=True)]
+            each.append([Moments(np.asarray(mean), np.asarray(var), count) for mean, var in some])
+        return [functools.reduce(_merged, parts) for parts in zip(*each, strict=True)]
 
     return moments
 
 
-def _collector(model: Numbered, axes: Sequence[tuple[int, ...]]) -> Callable[..., Any]:
+def _again(given: Whole) -> tuple[Numbered, list[Norm]]:
+    model = numbered(given)
+    return model, norms(model)
+
+
+def _collector(model: Numbered, found: Sequence[Norm], axes: Sequence[tuple[int, ...]]) -> Callable[..., Any]:
     """``collect(before, *leaves)``: mean and variance of the input of each norm, compiled.
 
     With means from ``before``, each norm takes as much more as its input's mean is more than then, so that
     those behind it see nothing of that.
     """
     closed, eqns = model.read.flow.jaxpr, model.read.eqns
-    wanted = {eqns[norm.taken].outvars[0]: (i, norm) for i, norm in enumerate(norms(model))}
+    wanted = {eqns[norm.taken].outvars[0]: (i, norm) for i, norm in enumerate(found)}
 
     def collect(before: Sequence[Any] | None, *leaves: Any) -> list[Any]:
         def look(eqn: Any, ins: list[Any], seen: dict[int, Any]) -> list[Any]:
@@ -227,7 +226,7 @@ def fitted(model: Numbered, norm: Norm, values: Sequence[Any], moments: Moments)
 def with_statistics(given: Whole, model: Numbered, values: Sequence[Any]) -> Pure:
     """The model with other running statistics, in its own dtypes."""
     state = {
-        path: jnp.asarray(x, given.values["state"][path.removeprefix("state/")].dtype)
+        path: like(given.values["state"][path.removeprefix("state/")], x)
         for path, x in model.together(given, values).items()
     }
     return given.model(replaced(given.values, state))

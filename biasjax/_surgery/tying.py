@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from biasjax import check
-from biasjax._audit import stretches
-from biasjax._jaxpr import double
-from biasjax._jaxpr.unrolled import unrolled
+from biasjax._surgery.numbered import numbered
 from biasjax._surgery.whole import Whole, paths
 
 
@@ -27,11 +24,9 @@ def tied(given: Whole, path: str, axis: int) -> np.ndarray:
 def positions(given: Whole, path: str) -> tuple[int, ...]:
     """Shape of what a bias is added to, without the batch."""
     leaf = _leaf("untie", given, path)
-    program = double.program(unrolled(given.evaluation), given.values, *given.args, products=False)
-    names = [*paths(given.values)]
-    with jax.enable_x64(True):
-        read = stretches.read(program.jaxpr, len(names))
-    uses = [*read.uses[names.index(path)]]
+    model = numbered(given)
+    read, names = model.read, enumerate(model.names)
+    uses = [step for i, name in names if name.partition("[")[0] == path for step in read.uses[i]]
     shape = read.eqns[uses[0]].outvars[0].aval.shape[1:] if len(uses) == 1 and uses[0] >= 0 else ()
     added = uses and uses[0] >= 0 and read.eqns[uses[0]].primitive.name in ("add", "add_any")
     if len(uses) != 1 or not added or np.prod(shape) % leaf.size:

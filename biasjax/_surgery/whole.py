@@ -105,6 +105,13 @@ def replaced(values: Any, new: dict[str, Any]) -> dict[str, Any]:
     return {"params": jax.tree_util.tree_map_with_path(put, values["params"]), "state": state}
 
 
+def like(leaf: Any, value: np.ndarray) -> Any:
+    """Values as an array of the kind of a leaf."""
+    if isinstance(leaf, np.ndarray):
+        return value.astype(leaf.dtype)
+    return jax.device_put(jnp.asarray(value, leaf.dtype), leaf.sharding)
+
+
 def in_double(fn: Callable[..., Any], given: Whole) -> Callable[[Any, Any], Any]:
     """``run(values, args)``: outputs of a function of them in float64, on the host, compiled once."""
     structure = jax.tree.structure(jax.eval_shape(fn, given.values, *given.args))
