@@ -15,7 +15,8 @@ Printed on two cores of a busy machine, where medians of the ratios differ by so
 Outputs are the greatest difference over the greatest logit. Convolutions take nearly all of the time. What a
 norm does at inference is elementwise, x * scale + shift of each channel, and XLA fuses it with the bias and
 the ReLU behind the convolution into one pass over the features, which is made with or without the norm (one
-loop fusion in the compiled program, either way). So fold for runtimes that do not fuse, to quantise, or to export; not for speed under XLA.
+loop fusion in the compiled program, either way). So fold for runtimes that do not fuse, to quantise, or to
+export; not for speed under XLA.
 
 Command: `python -m experiments.benchmarks.fold_speed` (both cases, or those named).
 """
