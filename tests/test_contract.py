@@ -57,9 +57,9 @@ LAYERS = {
         (2, 3, 3, 3, 6),
         (2, 2, 2, 2, 4),
     ),
-    "conv2d_im2col": (
+    "conv2d_strides": (
         _conv_init,
-        functools.partial(linear.conv, method="im2col", strides=2, padding=1),
+        functools.partial(linear.conv, strides=2, padding=1),
         (2, 4, 4, 6),
         (2, 2, 2, 4),
     ),

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # room stands here too.
 ROWS = (
     ("biasjax", "check", "_status", "_text", "_varying"),
-    ("_files", "_jaxpr.interpret", "_jaxpr.convolutions", "_jaxpr.layouts"),
+    ("_files", "_jaxpr.interpret", "_jaxpr.convolutions", "_jaxpr.layouts", "_linear.faces"),
     (
         "_jaxpr.double",
         "_jaxpr.kinks",
@@ -29,7 +29,16 @@ ROWS = (
         "_jaxpr.shifted",
         "_jaxpr.unrolled",
     ),
-    ("tree", "activations", "initializers", "data", "stepwise", "_linear.windows", "_theory.implicit"),
+    (
+        "tree",
+        "activations",
+        "initializers",
+        "data",
+        "stepwise",
+        "_linear.windows",
+        "_linear.form",
+        "_theory.implicit",
+    ),
     ("_theory.arguments", "_theory.compiling", "_theory.labelling", "_theory.quadrature", "_theory.roots"),
     ("_theory.sines",),
     ("gaussian", "linear", "norms"),

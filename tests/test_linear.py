@@ -52,8 +52,6 @@ def test_conv_agrees_with_flax(window, shape, options):
     x = _x(*shape)
     theirs = layer.apply({"params": params._asdict()}, x)
     _agree(linear.conv(params, x, **options), theirs)
-    if "groups" not in options:
-        _agree(linear.conv(params, x, method="im2col", **options), theirs)
     if window == (3, 3):
         first = linear.conv(params, jnp.moveaxis(x, -1, 1), channels_first=True, **options)
         _agree(jnp.moveaxis(first, 1, -1), theirs)
@@ -167,7 +165,6 @@ BAD = [
     (lambda p, x: linear.conv(p, x, strides=0), ValueError, "strides: expected an integer of at least 1"),
     (lambda p, x: linear.conv(p, x[:, :2, :2], padding="VALID"), ValueError, "window that fits"),
     (lambda p, x: linear.conv(p, x.astype(int)), TypeError, "floating dtype, got int32. Cast it"),
-    (lambda p, x: linear.conv(p, x, method="fft"), ValueError, "direct, im2col"),
     (lambda p, x: linear.conv_transpose(p, x, padding="CIRCULAR"), ValueError, "SAME, VALID or explicit"),
     (lambda p, x: _params(inputs=4, groups=3), ValueError, "divisor of 4 inputs and 6 outputs, got 3"),
     (lambda p, x: _params(window=(3,) * 4), ValueError, "one to three entries"),

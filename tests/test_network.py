@@ -225,7 +225,6 @@ BAD = [
     (lambda key: _network(order="dense-act"), ValueError, "activation=jnp.cos"),
     (lambda key: _network(activation=jnp.cos), ValueError, '"act" where your own activation stands'),
     (lambda key: _network(padding="VALID"), ValueError, "one of CIRCULAR, SAME"),
-    (lambda key: _network(conv_method="fft"), ValueError, "one of direct, im2col"),
     (lambda key: _network(width=0), ValueError, "width: expected an integer of at least 1, got 0"),
     (lambda key: _network(depth=2.5), TypeError, "depth: expected an integer"),
     (lambda key: _network(order="conv-gn-relu", groups=3), ValueError, "a divisor of the width 8, got 3"),

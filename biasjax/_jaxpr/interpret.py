@@ -20,7 +20,7 @@ from jax.extend import source_info_util
 
 # Equations that only wrap a program
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
-CALLS += ("custom_jvp_call", "custom_vjp_call")
+CALLS += ("custom_jvp_call", "custom_vjp_call", "conv")
 
 # rule(equation, values of its inputs, scope) -> values of its outputs
 Rule = Callable[[Any, list, Any], Sequence]

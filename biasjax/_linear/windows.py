@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import jax
@@ -60,38 +59,10 @@ def check_fit(
         check.fail(what, "a window that fits into the input", got, fix)
 
 
-def wrap(x: jax.Array, reach: Sequence[int], channels_first: bool) -> jax.Array:
+def wrap(x: jax.Array, reach: Sequence[int]) -> jax.Array:
     """Pad the positions periodically so that a window that reaches this far keeps their number."""
     wrap = [(r // 2, r - r // 2) for r in reach]
-    widths = [(0, 0), (0, 0), *wrap] if channels_first else [(0, 0), *wrap, (0, 0)]
-    return jnp.pad(x, widths, mode="wrap")
-
-
-def im2col(
-    kernel: jax.Array,
-    x: jax.Array,
-    strides: Sequence[int],
-    pads: str | Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    channels_first: bool,
-) -> jax.Array:
-    """Convolve as one matrix product over the shifted copies of the input."""
-    x = jnp.moveaxis(x, 1, -1) if channels_first else x
-    positions, window = x.shape[1:-1], kernel.shape[:-2]
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
-    if isinstance(pads, str):
-        pads = jax.lax.padtype_to_pads(positions, reach, strides, pads)
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    sizes = [max(0, (n - r) // s + 1) for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
-    shifted = []
-    for tap in itertools.product(*map(range, window)):
-        at = [
-            slice(t * d, t * d + (size - 1) * s + 1 if size else 0, s)
-            for t, d, s, size in zip(tap, dilation, strides, sizes, strict=True)
-        ]
-        shifted.append(x[:, *at])
-    y = jnp.concatenate(shifted, -1) @ kernel.reshape(-1, kernel.shape[-1])
-    return jnp.moveaxis(y, -1, 1) if channels_first else y
+    return jnp.pad(x, [(0, 0), *wrap, (0, 0)], mode="wrap")
 
 
 def per_axis(rank: int, **values: int | Sequence[int]) -> list[tuple[int, ...]]:

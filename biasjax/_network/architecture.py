@@ -39,8 +39,6 @@ class Network:
         Draws that `Scales` multiply, by name or callable.
     kernel_size, padding
         Of the convolutions, as in `linear.conv`; "SAME" or "CIRCULAR", for hidden layers keep their shape.
-    conv_method
-        "im2col", the faster under a vmap over networks, or "direct", the faster for one network.
     groups
         Number of groups of "gn".
 
@@ -70,7 +68,6 @@ class Network:
     bias_init: str | initializers.Initializer = "standard_normal"
     kernel_size: tuple[int, ...] = (3, 3)
     padding: str = "SAME"
-    conv_method: str = "im2col"
     groups: int = 1
 
     def __post_init__(self):
@@ -87,7 +84,6 @@ class Network:
         if not 1 <= len(self.kernel_size) <= 3:
             check.fail("kernel_size", "one to three entries", self.kernel_size, "One for each position axis.")
         check.choice("padding", self.padding, ("SAME", "CIRCULAR"))
-        check.choice("conv_method", self.conv_method, ("im2col", "direct"))
         initializers.get(self.kernel_init)
         initializers.get(self.bias_init, fan_in=1)
 
@@ -148,7 +144,7 @@ def _conv_init(network: Network, key: jax.Array, inputs: int, dtype: DTypeLike) 
 
 
 def _conv(network: Network, params: linear.Linear, x: jax.Array) -> jax.Array:
-    return linear.conv(params, x, padding=network.padding, method=network.conv_method)
+    return linear.conv(params, x, padding=network.padding)
 
 
 def _norm_init(network: Network, dtype: DTypeLike) -> norms.Norm:
