@@ -2,7 +2,7 @@
 
 A `Network` is static and hashable: what changes a shape or the program. `Scales` are traced numbers that
 multiply shared draws, W = sigma_w · W0 with W0 of variance 1/fan_in and b = bias_mean + sigma_b · b0 with
-b0 ~ N(0, 1). The hidden layers are one `jax.lax.scan`, so compile time does not grow with depth.
+b0 ~ N(0, 1). More than four hidden layers are a loop, so compile time does not grow with depth.
 
 The order is written as people say it, e.g. "conv-bn-relu", "dense-relu-bn" or "bn-relu-conv". Whatever
 stands before the linear layer acts on the hidden features, never on the raw input: the first layer (stem)
@@ -56,6 +56,7 @@ def __dir__() -> list[str]:
 LINEARS = tuple(architecture.LINEARS)
 NORMS = tuple(architecture.NORMS)
 Tree = TypeVar("Tree")
+_WRITTEN_OUT = 4
 
 
 def init(
@@ -151,7 +152,9 @@ def apply(
     h = row.apply(network, params.stem.linear, x)
     h, stem_stats = run(order.after, params.stem.norm, state.stem, h)
     h = vary_like(h, params, state, depth, momentum, epsilon)
-    h, body_stats = jax.lax.scan(block, h, (jnp.arange(1, network.depth), params.body, state.body))
+    layers = jnp.arange(1, network.depth), params.body, state.body
+    # Written out, few layers need no stack of what their gradients read
+    h, body_stats = jax.lax.scan(block, h, layers, unroll=network.depth <= _WRITTEN_OUT)
     h, tail_stats = run(order.before, params.tail, state.tail, h)
     state = State(stem_stats, body_stats, tail_stats)
     if params.head is None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 # jax leaves the devices in its functions' signatures untyped
 # pyright: reportUnknownMemberType=false
+import functools
 import math
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 
 from biasjax import check
@@ -33,6 +35,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_Standard = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Norm(NamedTuple):
@@ -143,8 +148,7 @@ def batch_norm(
         return _finish(params, y, x.dtype, channels_first), state
     axes = tuple(range(x.ndim - 1))
     size = math.prod(x.shape[:-1])
-    mean, var = _moments("batch_norm", wide, axes)
-    y = _normalize(wide, mean, var, epsilon)
+    y, mean, var = _standardize("batch_norm", wide, axes, epsilon)
     running_var = var * (size / (size - 1)) if unbiased_running_var else var
     new = BatchStats(mean.reshape(-1), running_var.reshape(-1))
     state = BatchStats(*(_decay(old, now, momentum) for old, now in zip(state, new, strict=True)))
@@ -167,7 +171,7 @@ def layer_norm(
     Array([[-1.,  1.]], dtype=float32)
     """
     x = _prepare("layer_norm", params, x, epsilon, channels_first)
-    y = _standardize("layer_norm", _wide(x), (x.ndim - 1,), epsilon)
+    y, _, _ = _standardize("layer_norm", _wide(x), (x.ndim - 1,), epsilon)
     return _finish(params, y, x.dtype, channels_first)
 
 
@@ -214,7 +218,7 @@ def group_norm(
         check.fail("group_norm", f"groups that divide {features} features", groups, "Choose a divisor.")
     grouped = _wide(x).reshape(*x.shape[:-1], groups, features // groups)
     axes = (*range(1, x.ndim - 1), x.ndim)
-    y = _standardize("group_norm", grouped, axes, epsilon).reshape(x.shape)
+    y = _standardize("group_norm", grouped, axes, epsilon)[0].reshape(x.shape)
     return _finish(params, y, x.dtype, channels_first)
 
 
@@ -229,7 +233,7 @@ def instance_norm(
     Array([-1.,  1.], dtype=float32)
     """
     x = _prepare("instance_norm", params, x, epsilon, channels_first)
-    y = _standardize("instance_norm", _wide(x), tuple(range(1, x.ndim - 1)), epsilon)
+    y, _, _ = _standardize("instance_norm", _wide(x), tuple(range(1, x.ndim - 1)), epsilon)
     return _finish(params, y, x.dtype, channels_first)
 
 
@@ -264,17 +268,39 @@ def _per_channel(leaf: jax.Array, x: jax.Array) -> jax.Array:
     return leaf.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
 
-def _moments(what: str, x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _standardize(what: str, x: jax.Array, axes: tuple[int, ...], epsilon: ArrayLike) -> _Standard:
+    """Standardised values, their mean and their variance."""
     if math.prod(x.shape[axis] for axis in axes) <= 1:
         fix = "Add examples (batch norm), positions (instance norm) or channels."
         check.fail(what, "more than one value to normalise over", f"an input of shape {x.shape}", fix)
+    return cast(_Standard, _standard(x, jnp.asarray(epsilon, x.dtype), axes))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _standard(x: jax.Array, epsilon: jax.Array, axes: tuple[int, ...]) -> _Standard:
     mean = jnp.mean(x, axes, keepdims=True)
-    return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+    return _normalize(x, mean, var, epsilon), mean, var
 
 
-def _standardize(what: str, x: jax.Array, axes: tuple[int, ...], epsilon: ArrayLike) -> jax.Array:
-    mean, var = _moments(what, x, axes)
-    return _normalize(x, mean, var, epsilon)
+@functools.partial(_standard.defjvp, symbolic_zeros=True)
+def _standard_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[_Standard, _Standard]:
+    """Derive in fewer passes over the values than JAX does: dy = (c - y <y c>) / std, where c = dx - <dx>.
+
+    Transposed, the mean is taken off last, so that what a bias before gets is zero up to its own rounding.
+    """
+    (x, epsilon), (dx, depsilon) = primals, tangents
+    y, mean, var = cast(_Standard, _standard(x, epsilon, axes))
+    rate = jax.lax.rsqrt(var + epsilon)
+    dy, dmean, dvar = jnp.zeros_like(y), jnp.zeros_like(mean), jnp.zeros_like(var)
+    if not isinstance(dx, SymbolicZero):
+        dmean = jnp.mean(dx, axes, keepdims=True)
+        centred = dx - dmean
+        along = jnp.mean(y * centred, axes, keepdims=True)
+        dy, dvar = rate * (centred - y * along), 2 * along / rate
+    if not isinstance(depsilon, SymbolicZero):
+        dy = dy - y * (depsilon / 2 * rate * rate)
+    return (y, mean, var), (dy, dmean, dvar)
 
 
 def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: ArrayLike) -> jax.Array:

@@ -254,3 +254,40 @@ def _batch_norm(state):
 def test_what_is_no_parameter_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("wanted", ["values", "mean", "var"])
+def test_derivatives_are_those_of_the_formula(wanted, x64):
+    """In every mode and order, by the values and by epsilon."""
+    x, weights = jax.random.normal(jax.random.key(0), (2, 5, 3), jnp.float64)
+
+    def ours(x, epsilon):
+        y, state = norms.batch_norm(
+            norms.norm_init(3, dtype=x.dtype),
+            norms.batch_stats_init(3, x.dtype),
+            x,
+            train=True,
+            epsilon=epsilon,
+            momentum=0.0,
+        )
+        return y if wanted == "values" else getattr(state, wanted)
+
+    def formula(x, epsilon):
+        mean, var = jnp.mean(x, 0), jnp.var(x, 0)
+        found = {"values": (x - mean) / jnp.sqrt(var + epsilon), "mean": mean, "var": var}
+        return found[wanted]
+
+    def derivatives(fn):
+        def loss(x, epsilon):
+            return jnp.sum(jnp.sin(weights * fn(x, epsilon)))
+
+        point = x, jnp.float64(0.3)
+        return [
+            jax.grad(loss, (0, 1))(*point),
+            jax.jacfwd(fn, (0, 1))(*point),
+            jax.hessian(loss, (0, 1))(*point),
+            jax.jacrev(jax.grad(loss))(*point),
+        ]
+
+    for one, other in zip(*(jax.tree.leaves(derivatives(fn)) for fn in (ours, formula)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
