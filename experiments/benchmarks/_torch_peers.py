@@ -1,0 +1,89 @@
+"""What a user of PyTorch would write for a sweep over training runs: a loop, or torch.func over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+from experiments.benchmarks._workloads import Workload
+
+DECAY, MOMENTUM = 1e-2, 0.01
+
+
+def network(work: Workload, *, running: bool = True) -> nn.Sequential:
+    """Linear layers with a bias, batch norm and ReLU each, and a linear head."""
+    layers: list[nn.Module] = []
+    inputs = 1 if work.convolutional else 64
+    options = {"momentum": MOMENTUM, "track_running_stats": running}
+    for _ in range(work.depth):
+        if work.convolutional:
+            layers += [nn.Conv2d(inputs, work.width, 3, padding=1), nn.BatchNorm2d(work.width, **options)]
+        else:
+            layers += [nn.Linear(inputs, work.width), nn.BatchNorm1d(work.width, **options)]
+        layers.append(nn.ReLU())
+        inputs = work.width
+    if work.convolutional:
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(inputs, 10))
+
+
+def tensors(work: Workload) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training images, channels first, and labels."""
+    images, labels = work.data()
+    x = torch.tensor(images)
+    return (x.movedim(-1, 1).contiguous() if work.convolutional else x), torch.tensor(labels).long()
+
+
+def looped(threads: int, **options: Any) -> tuple[Callable[[], Any], int]:
+    """One run after the other."""
+    work = Workload(**options)
+    torch.set_num_threads(threads)
+    x, y = tensors(work)
+
+    def once() -> None:
+        for seed, rate in enumerate(work.rates()):
+            torch.manual_seed(seed)
+            net = network(work)
+            optimizer = torch.optim.SGD(net.parameters(), float(rate), weight_decay=DECAY)
+            losses = torch.empty(work.steps)
+            for step in range(work.steps):
+                batch = torch.randint(len(x), (work.batch,))
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(net(x[batch]), y[batch])
+                loss.backward()
+                optimizer.step()
+                losses[step] = loss.detach()
+
+    return once, work.units
+
+
+def stacked(threads: int, **options: Any) -> tuple[Callable[[], Any], int]:
+    """All runs at once, without running statistics, which torch.func does not update."""
+    work = Workload(**options)
+    torch.set_num_threads(threads)
+    x, y = tensors(work)
+    net = network(work, running=False)
+
+    def loss_fn(params, inputs, labels):
+        return nn.functional.cross_entropy(torch.func.functional_call(net, params, (inputs,)), labels)
+
+    gradient = torch.func.vmap(torch.func.grad_and_value(loss_fn))
+    rates = torch.tensor(work.rates())
+
+    def once() -> None:
+        torch.manual_seed(0)
+        nets = [network(work, running=False) for _ in range(work.models)]
+        params, _ = torch.func.stack_module_state(nets)
+        params = {name: value.detach() for name, value in params.items()}
+        losses = torch.empty(work.steps, work.models)
+        for step in range(work.steps):
+            batch = torch.randint(len(x), (work.models, work.batch))
+            grads, losses[step] = gradient(params, x[batch], y[batch])
+            for name, value in params.items():
+                rate = rates.reshape(-1, *[1] * (value.ndim - 1))
+                value -= rate * (grads[name] + DECAY * value)
+
+    return once, work.units
