@@ -47,12 +47,16 @@ def _bind(a: jax.Array, b: jax.Array, of: str, window: Window, models: int) -> j
     An axis that an operand lacks has size 1 there. Like a call, the equation holds a program that computes
     the same, by what XLA has, for whoever walks through it.
     """
-    program = _program(of, window, models, *((x.shape, jnp.dtype(x.dtype)) for x in (a, b)))
+    config: Any = jax.config
+    precision = str(config.jax_default_matmul_precision)  # which the program holds, too
+    program = _program(of, window, models, precision, *((x.shape, jnp.dtype(x.dtype)) for x in (a, b)))
     return conv_p.bind(a, b, of=of, window=window, models=models, jaxpr=program)
 
 
 @functools.cache
-def _program(of: str, window: Window, models: int, *operands: tuple[Any, Any]) -> jex.ClosedJaxpr:
+def _program(
+    of: str, window: Window, models: int, precision: str, *operands: tuple[Any, Any]
+) -> jex.ClosedJaxpr:
     fn = functools.partial(_many, plain, jax.vmap, of=of, window=window, models=models)
     return jax.make_jaxpr(fn)(*(jax.ShapeDtypeStruct(*one) for one in operands))
 

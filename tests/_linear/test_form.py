@@ -171,3 +171,10 @@ def test_an_audit_reads_it_as_the_convolution_of_xla():
     found = audit.audit_biases(apply, params, jax.random.normal(KEY, (2, 5, 5, 4)))
     assert [one.verdict for one in found.findings] == ["cancelled"]
     assert "conv_general_dilated" in str(jax.make_jaxpr(apply)(params, jnp.ones((2, 5, 5, 4))))
+
+
+def test_the_program_has_the_precision_of_products_that_is_set():
+    ours, _, x, kernel = functions("same")
+    assert "HIGHEST" not in str(jax.make_jaxpr(ours)(x, kernel))
+    with jax.default_matmul_precision("highest"):
+        assert "HIGHEST" in str(jax.make_jaxpr(ours)(x, kernel))
