@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
-from torch import nn  # pyright: ignore[reportMissingImports]
-
 from experiments.benchmarks._workloads import Workload
 
 DECAY, MOMENTUM = 1e-2, 0.01
 
 
-def network(work: Workload, *, running: bool = True) -> nn.Sequential:
+def network(work: Workload, *, running: bool = True) -> Any:
     """Linear layers with a bias, batch norm and ReLU each, and a linear head."""
-    layers: list[nn.Module] = []
+    from torch import nn  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+
+    layers: list[Any] = []
     inputs = 1 if work.convolutional else 64
     options = {"momentum": MOMENTUM, "track_running_stats": running}
     for _ in range(work.depth):
@@ -30,8 +29,10 @@ def network(work: Workload, *, running: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(inputs, 10))
 
 
-def tensors(work: Workload) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(work: Workload) -> tuple[Any, Any]:
     """Training images, channels first, and labels."""
+    import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+
     images, labels = work.data()
     x = torch.tensor(images)
     return (x.movedim(-1, 1).contiguous() if work.convolutional else x), torch.tensor(labels).long()
@@ -39,6 +40,9 @@ def tensors(work: Workload) -> tuple[torch.Tensor, torch.Tensor]:
 
 def looped(threads: int, **options: Any) -> tuple[Callable[[], Any], int]:
     """One run after the other."""
+    import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+    from torch import nn  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+
     work = Workload(**options)
     torch.set_num_threads(threads)
     x, y = tensors(work)
@@ -62,6 +66,9 @@ def looped(threads: int, **options: Any) -> tuple[Callable[[], Any], int]:
 
 def stacked(threads: int, **options: Any) -> tuple[Callable[[], Any], int]:
     """All runs at once, without running statistics, which torch.func does not update."""
+    import torch  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+    from torch import nn  # pyright: ignore[reportMissingImports]  # optional, and declared nowhere
+
     work = Workload(**options)
     torch.set_num_threads(threads)
     x, y = tensors(work)
