@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 
-# Equations that only wrap a program
+# Equations that only wrap a program; "conv" is the convolution of `linear`
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 CALLS += ("custom_jvp_call", "custom_vjp_call", "conv")
 

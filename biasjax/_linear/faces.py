@@ -174,11 +174,9 @@ def _mirrored(window: Window, g: jax.Array, kernel: jax.Array) -> tuple[jax.Arra
 
 
 def _examples_as_channels(window: Window, x: jax.Array, g: jax.Array) -> jax.Array:
-    """Gradient of the kernel: a convolution of x with g, of as many examples as fit into the cache."""
+    """Gradient of the kernel: a convolution of x with g; as many examples at a time as fit into the cache."""
     batch, each = x.shape[0], x.size // x.shape[0] * x.dtype.itemsize
     some = next(n for n in range(batch, 0, -1) if batch % n == 0 and (n * each <= _CACHE or n == 1))
-    if some < min(batch, _EXAMPLES):
-        return products(KERNEL, window, x, g)
     pads = [
         (low, reach + (out - 1) * step - size - low)
         for (low, _), reach, out, step, size in zip(
@@ -192,6 +190,8 @@ def _examples_as_channels(window: Window, x: jax.Array, g: jax.Array) -> jax.Arr
     ]
 
     def gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+        if some < min(batch, _EXAMPLES):
+            return products(KERNEL, window, x, g)
         image, kernel = jnp.moveaxis(x, (0, -1), (-1, 0)), jnp.moveaxis(g, 0, -2)
         return jnp.moveaxis(_convolution(image, kernel, window.dilation, pads, window.strides), 0, -2)
 

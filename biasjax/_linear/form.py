@@ -73,7 +73,7 @@ def _jitted(**params: Any) -> Callable[..., jax.Array]:
 
 @conv_p.def_abstract_eval
 def _abstract(a: Any, b: Any, *, of: str, window: Window, models: int, jaxpr: Any) -> Any:
-    networks = tuple(map(max, zip(a.shape[:models], b.shape[:models], strict=True)))
+    networks = tuple(m if n == 1 else n for n, m in zip(a.shape[:models], b.shape[:models], strict=True))
     return a.update(shape=(*networks, *window.shape(of, a.shape[models])))
 
 
@@ -85,7 +85,7 @@ def _batch(
     window: Window,
     models: int,
     jaxpr: Any,
-):
+) -> tuple[jax.Array, int]:
     """Put one more axis of networks in front."""
     a, b = (
         x[None] if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)
@@ -97,14 +97,12 @@ def _transpose(
     place: int, ct: Any, a: Any, b: Any, *, of: str, window: Window, models: int, jaxpr: Any
 ) -> Any:
     """Derive by an operand: the face of its name, of the cotangent and the other operand."""
-    if type(ct) is ad.Zero:
-        return ad.Zero((a, b)[place].aval)
     wanted, kept = OPERANDS[of][place], OPERANDS[of][1 - place]
     known = {of: ct, kept: (a, b)[1 - place]}
     first, second = (known[name] for name in OPERANDS[wanted])
     found = _bind(first, second, wanted, window, models)
     size = (a, b)[place].aval.shape
-    shared = tuple(i for i in range(models) if size[i] < found.shape[i])
+    shared = tuple(i for i in range(models) if size[i] != found.shape[i])
     return jnp.sum(found, shared, keepdims=True) if shared else found
 
 
@@ -112,12 +110,12 @@ batching.primitive_batchers[conv_p] = _batch
 ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 
 # Axes, from the end, along which networks of the first and of the second operand alone lie side by side: in
-# the operand and in the result (BATCH is the first of inputs and outputs), and whether there are as many
+# the operand and in the result (_BATCH is the first of inputs and outputs), and whether there are as many
 # times more inputs and outputs of the window
-BATCH = 0
+_BATCH = 0
 _FOLDS = {
-    OUTPUT: ((BATCH, BATCH, (0, 0)), (-1, -1, (0, 1))),
-    INPUT: ((BATCH, BATCH, (0, 0)), (-2, -1, (1, 0))),
+    OUTPUT: ((_BATCH, _BATCH, (0, 0)), (-1, -1, (0, 1))),
+    INPUT: ((_BATCH, _BATCH, (0, 0)), (-2, -1, (1, 0))),
     KERNEL: ((-1, -2, (1, 0)), (-1, -1, (0, 1))),
 }
 
@@ -141,9 +139,9 @@ def _many(
         return rest(a[0], b[0], window=window)[None]
     if counts[0] == counts[1]:
         return over(functools.partial(rest, window=window))(a, b)
-    place = counts.index(max(counts))
+    place = 0 if counts[1] == 1 else 1
     count, (own, result, more) = counts[place], _FOLDS[of][place]
-    if window.channels[2] > 1 and own != BATCH:
+    if count == 0 or (window.channels[2] > 1 and own != _BATCH):
         shared = [jnp.broadcast_to(x, (count, *x.shape[1:])) for x in (a, b)]
         return _many(one, over, *shared, of=of, window=window, models=models)
     first = -2 - len(window.window)

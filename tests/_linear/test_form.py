@@ -1,6 +1,7 @@
 """The convolution with gradients and a batching rule of its own is XLA's, in all derivatives and vmaps."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +126,29 @@ def test_nothing_to_convolve(shape):
         1,
         *y.shape,
     )
+
+
+@pytest.mark.parametrize("case", ["same", "groups"])
+@pytest.mark.parametrize("axes", AXES)
+def test_no_networks_at_all(case, axes):
+    ours, xla, *operands = functions(case)
+    none = [x if axis is None else x[None][:0] for x, axis in zip(operands, axes, strict=True)]
+    agree_in_shape(*(jax.vmap(with_gradients(fn), axes)(*none) for fn in (ours, xla)))
+    agree_in_shape(*(with_gradients(jax.vmap(fn, axes))(*none) for fn in (ours, xla)))
+
+
+def agree_in_shape(ours, theirs):
+    assert [x.shape for x in ours] == [x.shape for x in theirs]
+
+
+def test_large_examples_go_one_by_one():
+    """As many windows at once as a batch has would fill the memory."""
+    x, kernel = jnp.ones((4, 80, 80, 48)), jnp.ones((3, 3, 48, 48)) / 48
+    loss = jax.jit(jax.grad(lambda kernel: jnp.sum(form.convolve(x, kernel, (1, 1), "SAME", (1, 1)))))
+    memory: Any = loss.lower(kernel).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 9 * x.nbytes  # what the windows of all take
+    _, xla, *_ = functions("same")
+    agree(loss(kernel), jax.grad(lambda kernel: jnp.sum(xla(x, kernel)))(kernel), 1e-5)
 
 
 def test_bfloat16_stays():
