@@ -46,10 +46,20 @@ Measured on two cores of a shared machine, everything under one plain `jax.vmap`
     torch.func, 1 threads           44.0678   1.17    1.24     10.7      1314
     torch.func, 2 threads           25.6489   0.68    1.18     10.1      1259
 
-So of what a user of JAX would write, a vmap of Flax's convolutions is 19 to 30 times slower: XLA on a CPU
+    cnn-28x28-32              ms per update  ratio  spread  setup s  peak MiB
+    -------------------------------------------------------------------------
+    biasjax, vmap                  119.4699   1.00    1.63     10.3       907
+    Flax, vmap                    4573.8147  38.28    1.06     45.9      1028
+    Flax, loop                    3288.7535  27.53    1.05     13.0       578
+    PyTorch, loop, 1 threads        73.8183   0.62    1.24     10.7       933
+    PyTorch, loop, 2 threads        44.9363   0.38    1.32      9.8       924
+    torch.func, 1 threads          120.1630   1.01    1.12     10.7      1691
+    torch.func, 2 threads           62.9585   0.53    1.61     10.3      1764
+
+So of what a user of JAX would write, a vmap of Flax's convolutions is 19 to 38 times slower: XLA on a CPU
 derives gradients of convolutions that run at 2 GFLOP/s. PyTorch is ahead by two fifths at 32 channels, and
-twice as fast on 28x28 pixels, where half of the time are passes over features that no cache holds. Of dense
-networks Flax's vmap is ahead by a fifth; it does not follow the biases as training does here.
+more than twice as fast on 28x28 pixels, where passes over features that no cache holds take much of the time.
+Of dense networks Flax's vmap is ahead by a fifth; it does not follow the biases as training does here.
 
 Command: `python -m experiments.benchmarks.training_sweep` (all workloads, or those named; PyTorch optional).
 """
