@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from biasjax import _files, check
 from biasjax import store as stores
-from biasjax._sweep import chunks, execute, grid, manifest
+from biasjax._sweep import agreement, chunks, execute, frames, grid, manifest, trials
 from biasjax._sweep import points as tables
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.frames import Batching
 from biasjax._sweep.halving import halve
 from biasjax._sweep.leases import Leases
 from biasjax._sweep.loop import Plan, compute
@@ -51,6 +52,7 @@ def run(
     static: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk_size: int | Literal["auto"] = "auto",
+    batching: int | Literal["auto", "all"] = "auto",
     store: str | Path | None = None,
     repair: bool = False,
     checkpoint_every: int = 1,
@@ -84,6 +86,11 @@ def run(
         Greatest number of points at once. "auto" takes what fits into a quarter of the device's memory and
         has at most 256 MiB of outputs; with a store at most 64 MiB and a sixteenth of the grid, so that a
         stop costs little. A store keeps the cut that it began with.
+    batching
+        How a chunk runs: "all" points as one vmapped program, or a number of points after another on each
+        device, or on each core of a CPU. "auto" is "all"; but before a sweep of a minute or more on a CPU
+        it tries blocks and a thread on each core with a few points of the first static combination, and
+        takes what was faster, as the attribute ``batching`` of the result says. A store keeps it.
     store
         Folder for finished chunks. If it holds some of this sweep, in any order of axes and static names,
         only the others are computed. It is written to before anything is traced, so that a full or read-only
@@ -136,10 +143,11 @@ def run(
     """
     spec = tables.specify(fn, axes, points, static, dims, root)
     grid.check_size(chunk_size)
+    trials.check_batching(batching)
     check.flags(repair=repair, progress=progress)
     every = check.positive_int("checkpoint_every", checkpoint_every)
     worker = _worker(shard)
-    mesh = mesh if mesh is not None else execute.default_mesh()
+    mesh = mesh if mesh is not None else frames.default_mesh()
     if not isinstance(cast(object, mesh), jax.sharding.Mesh | None):
         check.fail("mesh", "a jax.sharding.Mesh", repr(mesh), "Make it with jax.make_mesh.", TypeError)
     if store is None:
@@ -147,18 +155,21 @@ def run(
             check.fail("shard", "a store that the workers share", None, "Pass store=folder.")
         from biasjax._sweep import gathering
 
-        plan = _plan(spec, mesh, None)
+        planned = functools.partial(_plan, mesh=mesh)
+        plan = planned(spec, trials.choose(batching, spec, mesh, planned, progress))
         layout = _layout(plan, chunk_size, math.prod(spec.sizes), _MEMORY_BYTES)
         return gathering.in_memory(plan, layout, progress)
     folder = _files.as_path("store", store).absolute()
     checkpoints = Checkpoints(folder / "unfinished", every)
     planned = functools.partial(_plan, mesh=mesh, checkpoints=checkpoints)
-    return _run_in_store(spec, planned, folder, chunk_size, worker, repair, progress)
+    choose = functools.partial(trials.choose, batching, spec, mesh, planned, progress)
+    return _run_in_store(spec, planned, choose, folder, chunk_size, worker, repair, progress)
 
 
 def _run_in_store(
     spec: Spec,
-    planned: Callable[[Spec], Plan],
+    planned: Callable[[Spec, Batching], Plan],
+    choose: Callable[[], Batching],
     folder: Path,
     chunk_size: int | Literal["auto"],
     worker: tuple[int, int],
@@ -172,12 +183,13 @@ def _run_in_store(
     todo = _prepare(folder, stored, repair)
     described = describe(spec)
     if stored is None:
-        layout = _layout(planned(spec), chunk_size, math.ceil(math.prod(spec.sizes) / 16), _FILE_BYTES)
-        stored = manifest.begin(folder, described, spec.axes, layout, spec.table)
+        plan = planned(spec, choose())
+        layout = _layout(plan, chunk_size, math.ceil(math.prod(spec.sizes) / 16), _FILE_BYTES)
+        stored = manifest.begin(folder, described, spec.axes, layout, spec.table, plan.batching)
         todo = _todo(folder, stored)
     manifest.agreed(folder, stored, described, spec.axes)
     # The order of names that the store began with, so that its rows stay where they are
-    plan = planned(spec.ordered(stored.spec["static"], stored.axes))
+    plan = planned(spec.ordered(stored.spec["static"], stored.axes), stored.batching)
     kept = plan.checkpoints and plan.checkpoints._replace(identity=stored.digest)
     plan, leases = plan._replace(checkpoints=kept), Leases(folder, functools.partial(chunks.finished, folder))
     mine = [n for n in todo if n % worker[1] == worker[0]]
@@ -190,7 +202,7 @@ def _run_in_store(
             where = f"{done} of {total} chunks are safe in {folder}"
             error.add_note(f"{where}; the same call goes on from there.")
         raise
-    execute.wait_for_writer()
+    agreement.wait_for_writer()
     return reading.dataset(folder, stored, spec.lead)
 
 
@@ -223,7 +235,7 @@ def _write_chunk(
     region: grid.Region,
     outputs: execute.Outputs,
 ) -> None:
-    if execute.is_writer():
+    if agreement.is_writer():
         variables = {
             name: (
                 (*spec.lead, *own_dims(spec, name, value.ndim - len(spec.axes))),
@@ -249,15 +261,20 @@ def _worker(shard: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _plan(spec: Spec, mesh: jax.sharding.Mesh | None, checkpoints: Checkpoints | None) -> Plan:
+def _plan(
+    spec: Spec,
+    batching: Batching,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Plan:
     combinations = spec.combinations
 
     @functools.cache
     def lower(i: int, lengths: tuple[int, ...]) -> execute.Lowered:
-        where = execute.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
+        where = frames.frame(spec.axes, jax.random.key(spec.root), lengths, mesh, batching)
         return execute.lower(spec.fn, combinations[i], where)
 
-    return Plan(spec, checkpoints, lower)
+    return Plan(spec, checkpoints, lower, batching)
 
 
 def _layout(plan: Plan, chunk_size: int | Literal["auto"], most: int, most_bytes: int) -> grid.Layout:

@@ -1,74 +1,24 @@
-"""Regions of a grid on devices: one compiled program for all of a shape, sharded, halved when memory ends."""
+"""Regions of a grid: one program for all of a shape, in parts side by side, halved when memory ends."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from biasjax import check, tree
-from biasjax._sweep import grid
+from biasjax._sweep import agreement, frames, grid
 from biasjax._sweep.checkpoints import Checkpoints, drive
+from biasjax._sweep.frames import Frame
 from biasjax.stepwise import Stepwise
 
 Outputs = dict[str, np.ndarray]
-
-
-def default_mesh() -> jax.sharding.Mesh | None:
-    """One axis over all devices (of all processes under `jax.distributed`), or None if there is one."""
-    devices = jax.devices()
-    if len(devices) == 1:
-        return None
-    # Explicit axes, the default, would ask every operation of fn for a sharding
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("points",), axis_types=auto, devices=devices)
-
-
-class Frame(NamedTuple):
-    """How regions of one shape are placed on devices.
-
-    Attributes
-    ----------
-    names, axes
-        Names and all values of the axes.
-    bits
-        Data of the root key; typed keys cannot be placed on other processes' devices.
-    lengths
-        Numbers of values of a region along each axis, padded.
-    shardings
-        One for each axis.
-    out
-        Sharding of everything that has the grid's axes in front.
-    """
-
-    names: tuple[str, ...]
-    axes: tuple[np.ndarray, ...]
-    bits: np.ndarray
-    lengths: tuple[int, ...]
-    shardings: tuple[Any, ...]
-    out: Any
-
-
-def frame(
-    axes: Mapping[str, np.ndarray], key: jax.Array, lengths: Sequence[int], mesh: jax.sharding.Mesh | None
-) -> Frame:
-    """Plan regions of some lengths on the devices of a mesh, or on the default device (mesh None)."""
-    lengths, lead = _lengths_on(mesh, lengths)
-    whole = parted = out = None
-    if mesh is not None:
-        whole, parted = (
-            NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(mesh.axis_names))
-        )
-        out = NamedSharding(mesh, PartitionSpec(*[None] * lead, mesh.axis_names)) if axes else whole
-    shardings = tuple(parted if axis == lead else whole for axis in range(len(axes)))
-    bits = np.asarray(jax.random.key_data(key))
-    return Frame(tuple(axes), tuple(axes.values()), bits, lengths, shardings, out)
 
 
 Run = Callable[..., Outputs]
@@ -100,8 +50,8 @@ def lower(fn: Callable[..., Any] | Stepwise, static: Mapping[str, Any], where: F
 
     @functools.cache
     def compile_() -> Program:
-        call = traced.compile()
-        return _program(where, lambda *values, **_: call(where.bits, *values), call)
+        call = compile_stage(traced, where)
+        return _program(where, lambda given, _: side_by_side(call, given), call)
 
     return Lowered(named(traced.out_info), compile_)
 
@@ -116,16 +66,27 @@ def _lower_steps(fn: Stepwise, static: Mapping[str, Any], where: Frame) -> Lower
 
     @functools.cache
     def compile_() -> Program:
-        first, one, last = (stage.compile() for stage in (start, advance, finish))
+        first, one, last = (compile_stage(stage, where) for stage in (start, advance, finish))
 
-        def run(*values: Any, checkpoints: Checkpoints | None) -> Any:
-            begin = first(where.bits, *values)
-            end = drive(lambda now: one(now, where.bits, *values), begin, fn.steps, checkpoints)
-            return last(end, where.bits, *values)
+        def run(given: Sequence[tuple[Any, ...]], checkpoints: Checkpoints | None) -> list[Any]:
+            def each(stage: Callable[..., Any], carries: Sequence[Any]) -> list[Any]:
+                return side_by_side(stage, [(c, *g) for c, g in zip(carries, given, strict=True)])
+
+            begin = side_by_side(first, given)
+            end = drive(functools.partial(each, one), begin, fn.steps, checkpoints)
+            return each(last, end)
 
         return _program(where, run, one)
 
     return Lowered(named(finish.out_info), compile_)
+
+
+def side_by_side(call: Callable[..., Any], given: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Call a compiled program with the arguments of each part, all at once, each in a thread."""
+    if len(given) == 1:
+        return [call(*given[0])]
+    with concurrent.futures.ThreadPoolExecutor(len(given)) as pool:
+        return list(pool.map(lambda one: jax.block_until_ready(call(*one)), given))
 
 
 def named(outputs: Any) -> dict[str, Any]:
@@ -141,26 +102,45 @@ def named(outputs: Any) -> dict[str, Any]:
 
 def lower_stage(fn: Callable[..., Any], static: Mapping[str, Any], where: Frame, *carry: Any) -> Any:
     """Trace one function, of a carry if one is given, over a frame."""
-    nested = grid.nest(fn, where.names, static, carries=bool(carry))
+    nested = grid.nest(fn, where.names, static, carries=bool(carry), blocks=where.blocks)
+    if where.blocks is not None and where.out is not None:
+        # Each device goes through blocks of its own; a loop over an axis that is spread would wait at each
+        specs = (*[where.out.spec] * len(carry), PartitionSpec(), *(s.spec for s in where.shardings))
+        nested = jax.shard_map(
+            nested, mesh=where.out.mesh, in_specs=specs, out_specs=where.out.spec, check_vma=False
+        )
     shapes = [
         jax.ShapeDtypeStruct((length,), values.dtype, sharding=sharding)
-        for length, values, sharding in zip(where.lengths, where.axes, where.shardings, strict=True)
+        for length, values, sharding in zip(where.part, where.axes, where.shardings, strict=True)
     ]
     return jax.jit(nested, out_shardings=where.out).lower(*carry, where.bits, *shapes)
 
 
-def _program(where: Frame, call: Callable[..., Any], largest: Any) -> Program:
-    """Wrap a compiled call: place a region's values, run, fetch, and drop the padding."""
+def compile_stage(traced: Any, where: Frame) -> Any:
+    """Compile what was traced; side by side with others on one core, as they would wait for each other."""
+    return traced.compile({"xla_cpu_multi_thread_eigen": False} if where.threads > 1 else None)
+
+
+def _program(where: Frame, call: Callable[..., list[Any]], largest: Any) -> Program:
+    """Wrap a compiled call: place the values of a region's parts, run, fetch, drop the padding, and join."""
 
     def run(region: grid.Region, checkpoints: Checkpoints | None = None) -> Outputs:
-        values = grid.take(where.axes, region, where.lengths)
-        if where.out is not None:
-            values = [jax.device_put(v, s) for v, s in zip(values, where.shardings, strict=True)]
-        trim = tuple(slice(n) for n in grid.shape(region))
-        outputs = named(call(*values, checkpoints=checkpoints))
-        return {name: fetch(value)[trim] for name, value in outputs.items()}
+        parts = frames.parts(where, region)
+        found = call([(where.bits, *frames.values(where, part)) for part in parts], checkpoints)
+        fetched = [
+            {name: fetch(value)[tuple(map(slice, grid.shape(part)))] for name, value in named(one).items()}
+            for part, one in zip(parts, found, strict=True)
+        ]
+        return joined(fetched, where.lead)
 
-    return Program(run, bytes_of(largest))
+    return Program(run, where.threads * bytes_of(largest))
+
+
+def joined(outputs: Sequence[Outputs], axis: int) -> Outputs:
+    """Outputs of neighbouring regions as those of one."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return {name: np.concatenate([one[name] for one in outputs], axis) for name in outputs[0]}
 
 
 def bytes_of(compiled: Any) -> int:
@@ -190,52 +170,9 @@ def halving(run: Run, relower: Callable[[tuple[int, ...]], Lowered]) -> Run:
         for i, part in enumerate(parts):
             inside = checkpoints and checkpoints.below(f"half-{i}")
             results.append(halved(part, inside, relower(grid.shape(part)).compile().run))
-        return {name: np.concatenate([result[name] for result in results], axis) for name in results[0]}
+        return joined(results, axis)
 
     return halved
-
-
-def is_writer() -> bool:
-    """Whether this process writes; under `jax.distributed` one does for all."""
-    return jax.process_index() == 0
-
-
-def wait_for_writer() -> None:
-    """Under `jax.distributed`, wait until the process that writes is done."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("biasjax sweep")
-
-
-def together(act: Callable[[], int | None]) -> int:
-    """Do something on all processes, and return the number that the one that writes got from it.
-
-    What one of them raises, all raise: the others would wait for ever at their next common step.
-    """
-    if jax.process_count() == 1:
-        return act() or 0
-    number, raised = 0, None
-    try:
-        number = act() or 0
-    except BaseException as error:
-        raised = error
-    text = repr(raised).encode()[:200].ljust(200) if raised else b" " * 200
-    numbers, texts = _gather((np.int32(number), np.frombuffer(text, np.uint8)))
-    if raised:
-        raise raised
-    for process, said in enumerate(bytes(row).decode(errors="replace").strip() for row in texts):
-        if said:
-            got, fix = f"{said} on process {process}", "Mend it there and run again."
-            check.fail("sweep", "all processes to go on", got, fix, RuntimeError)
-    return int(numbers[0])
-
-
-def agreed(numbers: Iterable[int]) -> Iterator[int]:
-    """Chunks one by one; under `jax.distributed` those of the process that writes, whatever others have."""
-    own = iter(numbers)
-    while (n := together(lambda: next(own, -1))) >= 0:
-        yield n
 
 
 def budget() -> int:
@@ -243,20 +180,7 @@ def budget() -> int:
 
     Under `jax.distributed` the least of all processes, so that all cut the grid alike.
     """
-    return least(_budget())
-
-
-def least(own: int) -> int:
-    """Least number of bytes of all processes under `jax.distributed`, in KiB, up to 2 TiB."""
-    if jax.process_count() == 1:
-        return own
-    return 2**10 * int(min(_gather(np.int32(min(own // 2**10, 2**31 - 1)))))
-
-
-def _gather(values: Any) -> Any:
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(values)
+    return agreement.least(_budget())
 
 
 def _budget() -> int:
@@ -267,15 +191,6 @@ def _budget() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
     except (ValueError, OSError, AttributeError):
         return 2**30
-
-
-def _lengths_on(mesh: jax.sharding.Mesh | None, lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Choose the axis to spread over the devices, that which needs the least padding, and pad it."""
-    if mesh is None or not lengths:
-        return tuple(lengths), 0
-    padded = [math.ceil(n / mesh.size) * mesh.size for n in lengths]
-    lead = min(range(len(lengths)), key=lambda axis: padded[axis] / lengths[axis])
-    return tuple(padded[i] if i == lead else n for i, n in enumerate(lengths)), lead
 
 
 def fetch(value: jax.Array) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from biasjax import _files, _status, check
-from biasjax._sweep import execute, grid, lazy, points
+from biasjax._sweep import agreement, execute, grid, lazy, points
 from biasjax._sweep.loop import Plan, compute
 from biasjax._sweep.spec import Spec, check_outputs, own_dims
 
@@ -30,7 +30,8 @@ def in_memory(plan: Plan, layout: grid.Layout, progress: bool) -> xr.Dataset:
 
     compute(plan, layout, range(len(spec.combinations) * len(places)), write, progress)
     listed = {name: (points.DIM, column) for name, column in spec.table.items()}
-    dataset = xr.Dataset(coords={**spec.labels, **spec.axes, **listed}, attrs=_files.provenance())
+    attrs = _files.provenance() | {"batching": str(plan.batching)}
+    dataset = xr.Dataset(coords={**spec.labels, **spec.axes, **listed}, attrs=attrs)
     for name, value in whole.items():
         dims = (*spec.lead, *own_dims(spec, name, value.ndim - len(spec.lead)))
         dataset[name] = xr.Variable(dims, value, _status.ATTRS if name == "status" else None)
@@ -76,7 +77,7 @@ def _shapes(
 
 def _check_room(needed: int) -> None:
     # The least of all processes, so that none goes on alone
-    free = execute.least(_available())
+    free = agreement.least(_available())
     if needed > free:
         fix = "Pass store=folder: chunks are written when they are done and read when they are used."
         check.fail("sweep", f"results of at most {_size(free)}, the free memory", _size(needed), fix)

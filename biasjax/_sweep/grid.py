@@ -172,13 +172,19 @@ def take(axes: Sequence[np.ndarray], region: Region, lengths: Sequence[int]) -> 
 
 
 def nest(
-    fn: Callable[..., Any], names: Sequence[str], static: Mapping[str, Any], *, carries: bool = False
+    fn: Callable[..., Any],
+    names: Sequence[str],
+    static: Mapping[str, Any],
+    *,
+    carries: bool = False,
+    blocks: Layout | None = None,
 ) -> Callable[..., Any]:
     """Nested vmaps of a point function, the first axis outermost; the axis "seed" becomes the key.
 
     ``fn(key, **point, **static)``, or with ``carries`` ``fn(carry, key, ...)``, becomes a function of the
     root key's data and a 1-D array for each axis, ``(bits, *values)`` or ``(carry, bits, *values)``; carry
-    and outputs have the grid's axes in front.
+    and outputs have the grid's axes in front. With ``blocks`` one region of that layout is vmapped, and they
+    come one after another.
     """
 
     def point(*arguments: Any) -> Any:
@@ -191,6 +197,25 @@ def nest(
 
     nested = point
     for i in reversed(range(len(names))):
-        mapped = [0 if j == i else None for j in range(len(names))]
-        nested = jax.vmap(nested, in_axes=(*[0] * carries, None, *mapped))
+        if blocks is None or i > blocks.axis:
+            mapped = [0 if j == i else None for j in range(len(names))]
+            nested = jax.vmap(nested, in_axes=(*[0] * carries, None, *mapped))
+        else:
+            nested = _in_turn(nested, carries, i, blocks.block if i == blocks.axis else 1)
     return nested
+
+
+def _in_turn(fn: Callable[..., Any], carries: int, axis: int, block: int) -> Callable[..., Any]:
+    """Map a nested function over one axis, vmapping so many values at a time."""
+
+    def mapped(*arguments: Any) -> Any:
+        own = carries + 1 + axis
+
+        def one(varying: tuple[Any, ...]) -> Any:
+            *carry, value = varying
+            return fn(*carry, *arguments[carries:own], value, *arguments[own + 1 :])
+
+        varying = (*arguments[:carries], arguments[own])
+        return jax.lax.map(one, varying, batch_size=block if block > 1 else None)
+
+    return mapped

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from biasjax import _files, _status, check
-from biasjax._sweep import execute, grid, loop, manifest, stages
+from biasjax._sweep import execute, frames, grid, loop, manifest, stages
 from biasjax._sweep import points as tables
 from biasjax._sweep import rungs as disk
 from biasjax._sweep.leases import Leases, Lost, hold
@@ -127,7 +127,7 @@ def halve(
     spec = tables.specify(stepwise, axes, points, None, dims, root)
     ladder = _plan(spec, rungs, keep, metric, largest)
     _check_outputs(ladder)
-    compiled = functools.cache(functools.partial(stages.compile_stages, ladder.spec, execute.default_mesh()))
+    compiled = functools.cache(functools.partial(stages.compile_stages, ladder.spec, frames.default_mesh()))
     width = functools.partial(_width, ladder, compiled, chunk_size)
     with Bar(sum(ladder.counts), enabled=progress) as bar:
         if folder is None:

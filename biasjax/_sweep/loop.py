@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from biasjax import _status
-from biasjax._sweep import execute, grid
+from biasjax._sweep import agreement, execute, grid
 from biasjax._sweep.checkpoints import Checkpoints
+from biasjax._sweep.frames import ALL_AT_ONCE, Batching
 from biasjax._sweep.leases import Held, Leases, Lost, hold
 from biasjax._sweep.progress import Bar
 from biasjax._sweep.spec import Spec, check_outputs, point_name
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
     spec: Spec
     checkpoints: Checkpoints | None
     lower: Callable[[int, tuple[int, ...]], execute.Lowered]
+    batching: Batching = ALL_AT_ONCE
 
 
 Write = Callable[[int, grid.Region, execute.Outputs], None]
@@ -61,7 +63,7 @@ def compute(
         ready = functools.cache(lambda i: _ready(plan, i, programs[i], bar))
         wanted = [n for n in todo if n // len(places) in programs]
         mine = held.chunks(wanted, lambda n: bar.skip(points[n]), bar.wait) if held else wanted
-        for n in execute.agreed(mine):
+        for n in agreement.agreed(mine):
             i, place = divmod(n, len(places))
             bar.describe(names[i])
             run, began = ready(i), time.perf_counter()
@@ -83,7 +85,7 @@ def _pool() -> Iterator[concurrent.futures.Executor]:
 
 
 def _held(leases: Leases | None) -> contextlib.AbstractContextManager[Held | None]:
-    return hold(leases) if leases and execute.is_writer() else contextlib.nullcontext()
+    return hold(leases) if leases and agreement.is_writer() else contextlib.nullcontext()
 
 
 def _ready(plan: Plan, i: int, future: concurrent.futures.Future[execute.Program], bar: Bar) -> execute.Run:
@@ -126,7 +128,7 @@ def _compute_chunk(
     checkpoints = plan.checkpoints and plan.checkpoints.below(f"{n:06d}")._replace(keep=keep)
     outputs = run(region, checkpoints)
     named = {"status": status_of(outputs, len(plan.spec.axes))} | outputs
-    execute.together(lambda: write(n, region, named))
+    agreement.together(lambda: write(n, region, named))
     if checkpoints is not None and checkpoints.folder.exists():
         keep()
         shutil.rmtree(checkpoints.folder, ignore_errors=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from biasjax import _files, check
 from biasjax._sweep import grid
+from biasjax._sweep.frames import ALL_AT_ONCE, Batching
 from biasjax._sweep.spec import axis_bytes, checksum
 
 FORMAT = 2
@@ -39,7 +40,7 @@ class Manifest(NamedTuple):
     """What is swept, from `spec.describe`, how its grid is cut, and the values of its axes and points.
 
     ``table`` has the columns of a list of points, along the axis "point"; ``digest`` is the checksum of
-    format, spec and layout.
+    format, spec, layout and batching, on which the last bits can depend.
     """
 
     spec: dict[str, Any]
@@ -48,6 +49,7 @@ class Manifest(NamedTuple):
     axes: dict[str, np.ndarray]
     table: dict[str, np.ndarray]
     digest: str
+    batching: Batching
 
     @property
     def lead(self) -> tuple[str, ...]:
@@ -81,10 +83,13 @@ def begin(
     axes: dict[str, np.ndarray],
     layout: grid.Layout,
     table: Mapping[str, np.ndarray],
+    batching: Batching = ALL_AT_ONCE,
 ) -> Manifest:
     """Start a store, cut by a layout, unless another worker is quicker: then its cut counts."""
     layout = grid.Layout(*map(int, layout))
     content = {"format": FORMAT, "spec": spec, "layout": layout._asdict(), "provenance": _files.provenance()}
+    if batching != ALL_AT_ONCE:
+        content["batching"] = batching._asdict()
     text = json.dumps({"checksum": checksum(_text(content)), **content}, indent=1).encode()
     if len(text) > _MOST_BYTES:
         fix = "Sweep fewer static values, or give them short names."
@@ -172,8 +177,12 @@ def _valid(path: Path, content: dict[str, Any]) -> Manifest:
     _require(
         all(len(column) == len(axes["point"]) for column in table.values()), "a column of another length"
     )
-    digest = checksum(_text([FORMAT, spec, content["layout"]]))
-    return Manifest(spec, layout, content["provenance"], axes, table, digest)
+    batching = Batching(**content.get("batching", {}))
+    counts = (batching.threads, 1 if batching.block is None else batching.block)
+    _require(all(type(n) is int and n >= 1 for n in counts), f"no points can be run {batching}")
+    known = [content[name] for name in ("layout", "batching") if name in content]
+    digest = checksum(_text([FORMAT, spec, *known]))
+    return Manifest(spec, layout, content["provenance"], axes, table, digest, batching)
 
 
 def _check_size(values: list[Any], static: int, layout: grid.Layout) -> None:

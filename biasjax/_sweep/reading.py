@@ -47,7 +47,7 @@ def dataset(path: Path, stored: Manifest, lead: Sequence[str]) -> xr.Dataset:
         found[name] = xr.Variable(dims, array, _status.ATTRS if name == "status" else None)
     coords: dict[str, Any] = {name: stored.coords[name] for name in lead}
     coords |= {name: (points.DIM, column) for name, column in stored.table.items()}
-    whole = xr.Dataset(found, coords=coords, attrs=stored.provenance)
+    whole = xr.Dataset(found, coords=coords, attrs=stored.provenance | {"batching": str(stored.batching)})
     if len(files) == len(where):
         return whole
     computed = np.zeros(shape, bool)

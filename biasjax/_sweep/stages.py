@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from biasjax._sweep import execute, grid
+from biasjax._sweep import execute, frames, grid
 from biasjax._sweep.spec import Spec
 from biasjax.stepwise import Stepwise
 
@@ -18,7 +18,7 @@ from biasjax.stepwise import Stepwise
 class Stages(NamedTuple):
     """Stages for so many points at once, compiled; the start, which one rung needs, when it is asked for."""
 
-    where: execute.Frame
+    where: frames.Frame
     start: Callable[[], Callable[..., Any]]
     advance: Callable[..., Any]
     finish: Callable[..., Any]
@@ -28,7 +28,7 @@ class Stages(NamedTuple):
 def compile_stages(spec: Spec, mesh: jax.sharding.Mesh | None, width: int) -> Stages:
     """Compile the stages for so many points."""
     lengths = (*spec.sizes[:-1], width)
-    where = execute.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
+    where = frames.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
     start = execute.lower_stage(spec.fn.start, {}, where)
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.out), start.out_info)
     advance, finish = (execute.lower_stage(fn, {}, where, carry).compile() for fn in spec.fn[1:3])

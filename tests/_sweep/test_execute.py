@@ -9,7 +9,7 @@ from processes import finish, start
 from sweep_worker import AXES, STATIC, point
 
 from biasjax import store, sweep
-from biasjax._sweep import execute, grid
+from biasjax._sweep import agreement, execute, frames, grid
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def _assert_same(dataset, whole):
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 7), (2, 3), (2, 60)])
 def test_devices_and_chunks_change_nothing(alone, whole, devices, chunk):
-    mesh = alone if devices == 1 else execute.default_mesh()
+    mesh = alone if devices == 1 else frames.default_mesh()
     assert (1 if mesh is None else mesh.size) == devices
     dims = {"row": ("column",)}
     _assert_same(sweep.run(point, AXES, static=STATIC, dims=dims, chunk_size=chunk, mesh=mesh), whole)
@@ -60,14 +60,14 @@ def test_two_processes_work_as_one(whole, tmp_path):
 
 
 def test_processes_agree_on_the_least_memory(monkeypatch):
-    assert execute.least(5000) == 5000
+    assert agreement.least(5000) == 5000
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(execute, "_gather", lambda own: np.stack([own, np.int32(3)]))
-    assert [execute.least(own) for own in (2048, 2**20, 2**62)] == [2048, 3072, 3072]
+    monkeypatch.setattr(agreement, "_gather", lambda own: np.stack([own, np.int32(3)]))
+    assert [agreement.least(own) for own in (2048, 2**20, 2**62)] == [2048, 3072, 3072]
 
 
 def test_a_program_is_compiled_once_and_knows_its_bytes():
-    where = execute.frame({"x": np.arange(4, dtype=np.float32)}, jax.random.key(0), (3,), None)
+    where = frames.frame({"x": np.arange(4, dtype=np.float32)}, jax.random.key(0), (3,), None)
     lowered = execute.lower(lambda key, *, x: {"y": {"z": 2 * x}}, {}, where)
     assert {name: (value.shape, value.dtype) for name, value in lowered.outputs.items()} == {
         "y.z": ((3,), np.float32)
