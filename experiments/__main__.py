@@ -65,6 +65,8 @@ class Common:
     """Run a small version that takes seconds; the other options start from its values."""
     output: Path = Path("results")
     """Folder for the dataset, the claims and the figures."""
+    no_cache: bool = False
+    """Compile all programs, and keep none for the next start in ~/.cache/biasjax."""
 
 
 class Run(NamedTuple):
@@ -150,8 +152,10 @@ def execute(run: Run) -> bool:
     """Run one experiment, write its dataset, claims and figures, and return whether its claims hold."""
     import jax
 
-    from biasjax import plot, store
+    from biasjax import _programs, plot, store
 
+    if not run.common.no_cache:
+        _programs.keep()
     # Compiling dominates a smoke run; this switches off LLVM's optimisations, not XLA's
     jax.config.update("jax_disable_most_optimizations", run.common.smoke)
 

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # room stands here too.
 ROWS = (
     ("biasjax", "check", "_status", "_text", "_varying"),
-    ("_files", "_jaxpr.interpret", "_jaxpr.convolutions", "_jaxpr.layouts", "_linear.faces"),
+    ("_files", "_programs", "_jaxpr.interpret", "_jaxpr.convolutions", "_jaxpr.layouts", "_linear.faces"),
     (
         "_jaxpr.double",
         "_jaxpr.kinks",

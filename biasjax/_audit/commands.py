@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from biasjax import check
-
 if TYPE_CHECKING:
     from biasjax._audit.reports import Place, Problem
     from biasjax.audit import BiasAudit, ModesAudit
@@ -58,14 +56,18 @@ class Audit:
     joint: bool = True
     """Whether to ask what biases can stand in for each other. For other formats than text and json that is
     asked only if a verdict of --fail-on needs it."""
+    cache: bool = True
+    """Whether to keep compiled programs for the next start, in ~/.cache/biasjax."""
 
 
 def run(command: Audit) -> int:
     """Audit what the factory returns, report, and judge; return the exit status."""
-    _check(command)
-    from biasjax import _files
+    from biasjax import _files, _programs
     from biasjax._audit import reports
 
+    _check(command)
+    if command.cache:
+        _programs.keep()
     known = reports.read_baseline(command.baseline) if command.baseline else set[tuple[str, str, str]]()
     factory = _load(command.factory)
     found, whole = _audits(command, *_made(command.factory, factory))
@@ -93,6 +95,7 @@ def run(command: Audit) -> int:
 
 def _check(command: Audit) -> None:
     """Refuse before the audit what would fail after it."""
+    from biasjax import check
     from biasjax.audit import check_verdicts
 
     check_verdicts("--fail-on", command.fail_on, command.joint)
@@ -174,6 +177,7 @@ def _line(factory: Callable[[], Any]) -> Place | None:
 
 def _made(name: str, factory: Callable[[], Any]) -> tuple[Any, ...]:
     """Call the factory: a tuple of a function or `Pure` and its arguments."""
+    from biasjax import check
     from biasjax.adapters import Pure
 
     try:
@@ -190,6 +194,8 @@ def _made(name: str, factory: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 def _load(name: str) -> Callable[[], Any]:
+    from biasjax import check
+
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         check.fail("factory", "package.module:function", name, "Put a colon before the function's name.")

@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from biasjax import check
-
 
 @dataclass(frozen=True)
 class Show:
@@ -48,6 +46,8 @@ class Sweep:
 
 def run(command: Show | Export) -> int:
     """Run a command; return the exit status."""
+    from biasjax import check
+
     if isinstance(command, Export):
         from biasjax._sweep.export import export
 

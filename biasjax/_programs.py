@@ -1,0 +1,54 @@
+"""Compiled programs, kept on disk for the next start of the command lines."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Programs that no start has written for so long are compiled anew
+_DAYS = 30
+
+
+def keep() -> None:
+    """Keep what is compiled from here on, and use what is kept, in a folder of the user's own.
+
+    A folder that JAX was told of (``JAX_COMPILATION_CACHE_DIR``) stays; without a home nothing is kept.
+    """
+    config: Any = jax.config  # whose own types are partly unknown
+    if config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # read-only, or no home
+        root = folder()
+        for file in root.glob("*/*"):
+            if time.time() - file.stat().st_mtime > 86400 * _DAYS:
+                file.unlink(missing_ok=True)
+        here = root / _machine()
+        here.mkdir(parents=True, exist_ok=True)
+        config.update("jax_compilation_cache_dir", str(here))
+        # Small programs, too: a start has many, and reading one takes a tenth of the time
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def folder() -> Path:
+    """Where programs are kept, ``$XDG_CACHE_HOME/biasjax`` or ``~/.cache/biasjax``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "biasjax"
+
+
+def _machine() -> str:
+    """Name version and processor: machines that share a home may not run each other's programs."""
+    kind = platform.processor() + platform.machine()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        kind += found[0] if found else ""
+    return f"{importlib.metadata.version('jaxlib')}-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
