@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from biasjax import check
@@ -176,6 +177,7 @@ def nest(
     names: Sequence[str],
     static: Mapping[str, Any],
     *,
+    lengths: Sequence[int] | None = None,
     carries: bool = False,
     blocks: Layout | None = None,
 ) -> Callable[..., Any]:
@@ -184,7 +186,7 @@ def nest(
     ``fn(key, **point, **static)``, or with ``carries`` ``fn(carry, key, ...)``, becomes a function of the
     root key's data and a 1-D array for each axis, ``(bits, *values)`` or ``(carry, bits, *values)``; carry
     and outputs have the grid's axes in front. With ``blocks`` one region of that layout is vmapped, and they
-    come one after another.
+    come one after another. Axes of one value, by ``lengths``, are not vmapped: each level costs tracing.
     """
 
     def point(*arguments: Any) -> Any:
@@ -197,12 +199,26 @@ def nest(
 
     nested = point
     for i in reversed(range(len(names))):
-        if blocks is None or i > blocks.axis:
+        if lengths is not None and lengths[i] == 1:
+            nested = _alone(nested, carries, i)
+        elif blocks is None or i > blocks.axis:
             mapped = [0 if j == i else None for j in range(len(names))]
             nested = jax.vmap(nested, in_axes=(*[0] * carries, None, *mapped))
         else:
             nested = _in_turn(nested, carries, i, blocks.block if i == blocks.axis else 1)
     return nested
+
+
+def _alone(fn: Callable[..., Any], carries: int, axis: int) -> Callable[..., Any]:
+    """Call a nested function with the only value of one axis."""
+
+    def called(*arguments: Any) -> Any:
+        own = carries + 1 + axis
+        carry, value = jax.tree.map(lambda x: x[0], (arguments[:carries], arguments[own]))
+        found = fn(*carry, *arguments[carries:own], value, *arguments[own + 1 :])
+        return jax.tree.map(lambda y: jnp.asarray(y)[None], found)
+
+    return called
 
 
 def _in_turn(fn: Callable[..., Any], carries: int, axis: int, block: int) -> Callable[..., Any]:

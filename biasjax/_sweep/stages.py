@@ -31,8 +31,10 @@ def compile_stages(spec: Spec, mesh: jax.sharding.Mesh | None, width: int) -> St
     where = frames.frame(spec.axes, jax.random.key(spec.root), lengths, mesh)
     start = execute.lower_stage(spec.fn.start, {}, where)
     carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.out), start.out_info)
-    advance, finish = (execute.lower_stage(fn, {}, where, carry).compile() for fn in spec.fn[1:3])
-    return Stages(where, functools.cache(start.compile), advance, finish, execute.bytes_of(advance))
+    later = (execute.lower_stage(fn, {}, where, carry) for fn in spec.fn[1:3])
+    advance, finish = (execute.compile_stage(stage, where) for stage in later)
+    first = functools.cache(functools.partial(execute.compile_stage, start, where))
+    return Stages(where, first, advance, finish, execute.bytes_of(advance))
 
 
 def advance(run: Stages, steps: int, alive: np.ndarray, carry: Any) -> tuple[execute.Outputs, Any]:

@@ -32,15 +32,37 @@ class Net(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)) if self.convolutional else x)
 
 
+class Transformer(nn.Module):
+    """Pre-norm blocks over the rows of a digit, their mean, and a linear head."""
+
+    width: int
+    depth: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        """Return logits."""
+        x = nn.Dense(self.width)(x)
+        x = x + self.param("position", nn.initializers.normal(0.02), x.shape[-2:])
+        for _ in range(self.depth):
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
+            x = x + nn.Dense(self.width)(nn.relu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
+        return nn.Dense(10)(nn.LayerNorm()(x).mean(-2))
+
+
 def make_run(work: Workload) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Make a training run, a pure function of key and learning rate that returns losses."""
-    net = Net(work.width, work.depth, work.convolutional)
+    net: nn.Module = (
+        Transformer(work.width, work.depth, work.heads)
+        if work.heads
+        else Net(work.width, work.depth, work.convolutional)
+    )
     images, labels = map(jnp.asarray, work.data())
 
     def loss_fn(params, stats, x, y):
         variables = {"params": params, "batch_stats": stats}
         logits, new = net.apply(variables, x, train=True, mutable=["batch_stats"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new["batch_stats"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new.get("batch_stats", {})
 
     def run(key, rate):
         variables = net.init(key, images[:1], False)
@@ -55,7 +77,7 @@ def make_run(work: Workload) -> Callable[[jax.Array, jax.Array], jax.Array]:
             return (optax.apply_updates(params, updates), stats, state), loss
 
         params = variables["params"]
-        start = params, variables["batch_stats"], optimizer.init(params)
+        start = params, variables.get("batch_stats", {}), optimizer.init(params)
         return jax.lax.scan(step, start, order)[1]
 
     return run

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -27,6 +28,13 @@ class Contender(NamedTuple):
     name: str
     start: str
     options: Mapping[str, Any] = {}
+
+
+class Race(NamedTuple):
+    """Who is timed against whom, for what unit of work; the first is what the others are compared with."""
+
+    unit: str
+    contenders: Sequence[Contender]
 
 
 class Timing(NamedTuple):
@@ -73,7 +81,10 @@ def race(contenders: Sequence[Contender], rounds: int = 5) -> list[Timing]:
 
 def _start(contender: Contender) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", __name__, contender.start, json.dumps(dict(contender.options))]
-    return subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # All of them live at once, so none may take most of a GPU's memory
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
 
 
 def _ask(contender: Contender, process: subprocess.Popen[str], what: str = "") -> dict[str, Any]:
@@ -112,7 +123,8 @@ def serve(start: str, options: str) -> None:
     _say(setup=time.perf_counter() - began, units=units)
     for line in sys.stdin:
         if line.strip() == "peak":
-            _say(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+            _say(peak=max(resource.getrusage(kind).ru_maxrss for kind in kinds) // 1024)
             continue
         began = time.perf_counter()
         once()

@@ -13,11 +13,14 @@ class Workload(NamedTuple):
     Attributes
     ----------
     width, depth
-        Of the hidden layers: dense, or 3x3 convolutions where there are ``pixels``.
+        Of the hidden layers: dense, 3x3 convolutions where there are ``pixels``, or transformer blocks where
+        there are ``heads``.
     models, steps
         Number of runs, which differ in seed and learning rate, and of updates of each.
     pixels
         Side of the images, 8 (scikit-learn's digits) or 28 (MNIST); 0 for flat digits.
+    heads
+        Of attention between the eight rows of a digit; 0 for none.
     batch
         Examples in a batch.
     """
@@ -27,6 +30,7 @@ class Workload(NamedTuple):
     models: int
     steps: int
     pixels: int = 0
+    heads: int = 0
     batch: int = 64
 
     @property
@@ -44,12 +48,13 @@ class Workload(NamedTuple):
         return np.geomspace(0.01, 0.3, self.models, dtype=np.float32)
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training images, flat or ``(examples, pixels, pixels, 1)``, and labels."""
+        """Training images, flat, ``(examples, pixels, pixels, 1)`` or ``(examples, 8, 8)``, and labels."""
         import biasjax as bj
 
         data = bj.data.mnist5k() if self.pixels == 28 else bj.data.digits()
         data = data if self.convolutional else bj.data.flatten(data)
-        return np.asarray(data.train_x), np.asarray(data.train_y)
+        images = np.asarray(data.train_x)
+        return images.reshape(-1, 8, 8) if self.heads else images, np.asarray(data.train_y)
 
     def order(self, key: Any, examples: int) -> Any:
         """Indices of the examples of each step, drawn by JAX."""

@@ -17,6 +17,20 @@ def test_outer_axes_are_computed_once():
     assert "u32[3,5,64,64]" not in jaxpr
 
 
+def test_axes_of_one_value_are_not_vmapped(monkeypatch):
+    def product(key, *, sigma, shift):
+        return {"y": sigma * jax.random.normal(key) + shift, "key": jax.random.key_data(key), "one": 1}
+
+    names, given = ["seed", "sigma", "shift"], (np.arange(2), np.ones(1, np.float32), np.ones(3, np.float32))
+    bits = jax.random.key_data(jax.random.key(0))
+    vmapped = grid.nest(product, names, {})(bits, *given)
+    vmap, mapped = jax.vmap, []
+    monkeypatch.setattr(jax, "vmap", lambda fn, in_axes: mapped.append(in_axes) or vmap(fn, in_axes))
+    nested = grid.nest(product, names, {}, lengths=(2, 1, 3))
+    jax.tree.map(np.testing.assert_array_equal, nested(bits, *given), vmapped)
+    assert mapped == [(None, None, None, 0), (None, 0, None, None)]
+
+
 @pytest.mark.parametrize("points", [1, 2, 5, 12, 24, 100])
 @pytest.mark.parametrize("sizes", [(), (1,), (7,), (2, 3, 4)])
 def test_regions_are_small_alike_and_cover_each_point_once(sizes, points):

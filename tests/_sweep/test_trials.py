@@ -2,6 +2,7 @@
 
 import functools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,11 @@ def tried(monkeypatch):
     return found
 
 
-def _planned(_, way):
-    return loop.Plan(None, None, lambda i, lengths: Lowered({}, lambda: Program(way, 0)), way)
+def _planned(spec: Any, way):
+    return loop.Plan(spec, None, lambda i, lengths: Lowered({}, lambda: Program(way, 0)), way)
 
 
-def _choose(fn, axes, batching="auto"):
+def _choose(fn, axes, batching: trials.Choice = "auto"):
     spec = points.specify(fn, axes, None, None, None, 0)
     return trials.choose(batching, spec, None, _planned, False)
 
