@@ -87,10 +87,11 @@ def run(
         has at most 256 MiB of outputs; with a store at most 64 MiB and a sixteenth of the grid, so that a
         stop costs little. A store keeps the cut that it began with.
     batching
-        How a chunk runs: "all" points as one vmapped program, or a number of points after another on each
-        device, or on each core of a CPU. "auto" is "all"; but before a sweep of a minute or more on a CPU
-        it tries blocks and a thread on each core with a few points of the first static combination, and
-        takes what was faster, as the attribute ``batching`` of the result says. A store keeps it.
+        How a chunk runs: "all" points as one vmapped program, or so many points, block after block, on each
+        device, or on a thread for each core of a CPU. "auto" is "all", unless a few hundred billion
+        operations are to be done on a CPU: then it tries these with a few points of the first static
+        combination, and takes the fastest, as the attribute ``batching`` of the result says. Last bits depend
+        on it. For sweeps of small networks give 8, of convolutional ones 1. A store keeps how it began.
     store
         Folder for finished chunks. If it holds some of this sweep, in any order of axes and static names,
         only the others are computed. It is written to before anything is traced, so that a full or read-only

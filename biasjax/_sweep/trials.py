@@ -31,6 +31,8 @@ _BLOCKS = {8: 16, None: 1, 1: 4}
 # A trial runs at most this share of the sweep; it is worth its while from so many operations, and if all of
 # the sweep takes so many times longer than compiling
 _SHARE, _FEWEST_OPERATIONS, _WORTH = 1 / 30, 3e11, 5
+# Iterations of a loop whose length no program tells
+_ITERATIONS = 100
 # Less gain is noise
 _GAIN = 0.9
 
@@ -60,7 +62,7 @@ def choose(
     if threads is None:
         return ALL_AT_ONCE
     points = math.prod(spec.sizes)
-    work = points
+    work = points * len(spec.combinations)
     if isinstance(spec.fn, Stepwise):  # of which one step tells enough
         work *= spec.fn.steps
         spec = spec._replace(fn=spec.fn._replace(steps=1))
@@ -127,7 +129,7 @@ def sample(sizes: Sequence[int], threads: int, each: int) -> tuple[int, ...]:
 
 
 def operations(spec: Spec) -> float:
-    """Additions and multiplications of one point of the first combination, inf if a loop's length is unknown.
+    """Additions and multiplications of one point of the first combination, roughly.
 
     Examples
     --------
@@ -148,11 +150,10 @@ def operations(spec: Spec) -> float:
 def _operations(jaxpr: Any) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "while":
-            return math.inf
         inner = sum(map(_operations, _programs(equation.params)))
         if inner:
-            total += inner * equation.params.get("length", 1)
+            once = _ITERATIONS if equation.primitive.name == "while" else 1
+            total += inner * equation.params.get("length", once)
             continue
         size = sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
         if equation.primitive.name == "dot_general":

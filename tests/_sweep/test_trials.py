@@ -20,8 +20,13 @@ def _product(key, *, x):
     return jnp.sum(x * jnp.ones((64, 64)) @ jnp.ones((64, 64)))
 
 
-def _unknown(key, *, x):
-    return jax.lax.while_loop(lambda y: y < 1, lambda y: y + x, x)
+def _short(key, *, x):
+    return x * x
+
+
+def _long(key, *, x):
+    y = jnp.broadcast_to(x, (1000, 1000))
+    return jax.lax.while_loop(lambda y: y[0, 0] < 1, lambda y: y @ y, y)[0, 0]
 
 
 @pytest.fixture
@@ -48,18 +53,18 @@ def _choose(fn, axes, batching: trials.Choice = "auto"):
 
 
 def test_a_large_sweep_takes_the_fastest(tried):
-    assert _choose(_unknown, {"x": np.arange(1.0, 2001)}) == Batching(2, 1)
+    assert _choose(_long, {"x": np.arange(1.0, 2001)}) == Batching(2, 1)
     assert tried == [(way, (32,)) for way in (ALL_AT_ONCE, Batching(2, 8), Batching(2), Batching(2, 1))]
 
 
 def test_of_few_points_blocks_tell_nothing(tried):
-    assert _choose(_unknown, {"x": np.arange(1.0, 121)}) == Batching(2)
+    assert _choose(_long, {"x": np.arange(1.0, 121)}) == Batching(2)
     assert tried == [(ALL_AT_ONCE, (4,)), (Batching(2), (4,))]
 
 
 def test_of_steps_one_is_tried(tried):
     def long(steps):
-        stages = lambda key, *, x: x, lambda carry, key, *, x: _unknown(key, x=x), lambda carry, key, *, x: x
+        stages = lambda key, *, x: x, lambda carry, key, *, x: _long(key, x=x), lambda carry, key, *, x: x
         return Stepwise(*stages, steps=steps)
 
     assert _choose(long(1), {"x": np.arange(1.0, 41)}) == ALL_AT_ONCE
@@ -69,7 +74,7 @@ def test_of_steps_one_is_tried(tried):
 
 
 @pytest.mark.parametrize(
-    ("fn", "count"), [(_product, 2000), (_unknown, 50), (lambda key, *, x: x.no_such_thing, 2000)]
+    ("fn", "count"), [(_short, 2000), (_long, 50), (lambda key, *, x: x.no_such_thing, 2000)]
 )
 def test_what_is_small_or_fails_is_not_tried(tried, fn, count):
     assert _choose(fn, {"x": np.arange(1.0, count + 1)}) == ALL_AT_ONCE
@@ -79,7 +84,7 @@ def test_what_is_small_or_fails_is_not_tried(tried, fn, count):
 def test_what_is_done_sooner_than_it_compiles_is_not_tried_twice(tried, monkeypatch):
     monkeypatch.setattr(trials, "_seconds", lambda program, lengths: tried.append(0) or 1e-6)
     monkeypatch.setattr(Lowered, "compile", property(lambda _: lambda: time.sleep(0.1)))
-    assert _choose(_unknown, {"x": np.arange(1.0, 2001)}) == ALL_AT_ONCE
+    assert _choose(_long, {"x": np.arange(1.0, 2001)}) == ALL_AT_ONCE
     assert len(tried) == 1
 
 
@@ -91,17 +96,18 @@ def test_a_little_faster_is_noise(monkeypatch):
 
 def test_several_devices_run_all_points_at_once(tried, monkeypatch):
     monkeypatch.setattr(frames, "cores", lambda mesh: None)
-    assert _choose(_unknown, {"x": np.arange(1.0, 2001)}) == ALL_AT_ONCE
-    assert _choose(_unknown, {"x": np.arange(1.0, 2001)}, 3) == Batching(1, 3)
+    assert _choose(_long, {"x": np.arange(1.0, 2001)}) == ALL_AT_ONCE
+    assert _choose(_long, {"x": np.arange(1.0, 2001)}, 3) == Batching(1, 3)
     assert not tried
 
 
-def test_a_sweep_says_what_it_measured(tried):
+def test_a_sweep_says_what_it_measured(tried, monkeypatch):
     mesh = jax.make_mesh((1,), ("p",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    monkeypatch.setattr(trials, "operations", lambda spec: 1e12)
     axes = {"x": np.linspace(0.1, 0.9, 2000)}
-    found = sweep.run(_unknown, axes, mesh=mesh)
+    found = sweep.run(_short, axes, mesh=mesh)
     assert found.attrs["batching"] == "at most 1 points at once on each of 2 threads"
-    np.testing.assert_array_equal(found.output, sweep.run(_unknown, axes, mesh=mesh, batching="all").output)
+    np.testing.assert_array_equal(found.output, sweep.run(_short, axes, mesh=mesh, batching="all").output)
     assert len(tried) == 4  # "all" tries nothing
 
 
@@ -118,7 +124,7 @@ def test_a_trial_compiles_and_runs():
         (lambda key, *, x: jax.lax.scan(lambda c, _: (c * x, None), x, length=7)[0], 7),
         (lambda key, *, x: jax.jit(lambda y: jax.jit(lambda z: z * z)(y))(x), 1),
         (lambda key, *, x: jax.lax.cond(x > 0, lambda: 2 * x, lambda: 3 * x), 3),
-        (_unknown, np.inf),
+        (lambda key, *, x: jax.lax.while_loop(lambda y: y < 1, lambda y: y + x, x), 200),
     ],
 )
 def test_operations_are_counted_through_calls_and_loops(fn, expected):
