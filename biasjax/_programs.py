@@ -27,12 +27,9 @@ def keep() -> None:
     if config.jax_compilation_cache_dir:
         return
     with contextlib.suppress(OSError, RuntimeError):  # read-only, or no home
-        root = folder()
-        for file in root.glob("*/*"):
-            if time.time() - file.stat().st_mtime > 86400 * _DAYS:
-                file.unlink(missing_ok=True)
-        here = root / _machine()
+        here = folder() / _machine()
         here.mkdir(parents=True, exist_ok=True)
+        _tidy(here.parent)
         config.update("jax_compilation_cache_dir", str(here))
         # Small programs, too: a start has many, and reading one takes a tenth of the time
         config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -41,8 +38,18 @@ def keep() -> None:
 
 def folder() -> Path:
     """Where programs are kept, ``$XDG_CACHE_HOME/biasjax`` or ``~/.cache/biasjax``."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "biasjax"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative one is to be ignored, says its specification: it may be anybody's folder
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "biasjax"
+
+
+def _tidy(root: Path) -> None:
+    """Remove JAX's files, and no others, that are old, or empty as a full disk leaves them."""
+    for file in root.glob("*-????????????/*-cache"):
+        with contextlib.suppress(OSError):  # another start was quicker
+            stat = file.stat()
+            if not stat.st_size or time.time() - stat.st_mtime > 86400 * _DAYS:
+                file.unlink()
 
 
 def _machine() -> str:

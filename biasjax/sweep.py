@@ -91,7 +91,8 @@ def run(
         device, or on a thread for each core of a CPU. "auto" is "all", unless a few hundred billion
         operations are to be done on a CPU: then it tries these with a few points of the first static
         combination, and takes the fastest, as the attribute ``batching`` of the result says. Last bits depend
-        on it. For sweeps of small networks give 8, of convolutional ones 1. A store keeps how it began.
+        on it; all draws of "rbg" keys would, so these stay at "all". For sweeps of small networks give 8, of
+        convolutional ones 1. A store keeps how it began.
     store
         Folder for finished chunks. If it holds some of this sweep, in any order of axes and static names,
         only the others are computed. It is written to before anything is traced, so that a full or read-only

@@ -61,15 +61,22 @@ def fresh(tmp_path, monkeypatch):
 
 
 def test_what_was_not_written_for_long_is_removed(fresh, tmp_path):
-    old, new = (tmp_path / "biasjax" / "0.1-abc" / name for name in ("old", "new"))
-    old.parent.mkdir(parents=True)
-    for file, days in ((old, 31), (new, 29)):
-        file.touch()
+    folder = tmp_path / "biasjax" / "0.1-0123456789ab"
+    old, new, empty, other = (folder / name for name in ("old-cache", "new-cache", "empty-cache", "old"))
+    (folder / "folder-cache").mkdir(parents=True)
+    for file, days in ((old, 31), (new, 29), (empty, 0), (other, 31)):
+        file.write_text("" if file == empty else "program")
         then = time.time() - 86400 * days
         os.utime(file, (then, then))
     _programs.keep()
-    assert (old.exists(), new.exists()) == (False, True)
+    assert [file.exists() for file in (old, new, empty, other)] == [False, True, False, True]
     assert Path(fresh["jax_compilation_cache_dir"]).parent == tmp_path / "biasjax"
+
+
+def test_a_relative_folder_is_ignored(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", ".")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _programs.folder() == tmp_path / ".cache" / "biasjax"
 
 
 def test_without_a_home_nothing_is_kept(fresh, monkeypatch):

@@ -82,11 +82,21 @@ def _lower_steps(fn: Stepwise, static: Mapping[str, Any], where: Frame) -> Lower
 
 
 def side_by_side(call: Callable[..., Any], given: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call a compiled program with the arguments of each part, all at once, each in a thread."""
+    """Call a compiled program with the arguments of each part, all at once, each in a thread.
+
+    Settings of ``with`` statements are those of the caller's thread alone, so each enters them anew.
+    """
     if len(given) == 1:
         return [call(*given[0])]
+    config: Any = jax.config  # whose own types are partly unknown
+    wide, nans, infs = config.jax_enable_x64, config.jax_debug_nans, config.jax_debug_infs
+
+    def one(arguments: tuple[Any, ...]) -> Any:
+        with jax.enable_x64(wide), jax.debug_nans(nans), jax.debug_infs(infs):
+            return jax.block_until_ready(call(*arguments))
+
     with concurrent.futures.ThreadPoolExecutor(len(given)) as pool:
-        return list(pool.map(lambda one: jax.block_until_ready(call(*one)), given))
+        return list(pool.map(one, given))
 
 
 def named(outputs: Any) -> dict[str, Any]:

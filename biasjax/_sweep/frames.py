@@ -101,7 +101,10 @@ def frame(
     batching: Batching = ALL_AT_ONCE,
 ) -> Frame:
     """Plan regions of some lengths on the devices of a mesh, or on the default device (mesh None)."""
-    count = batching.threads if mesh is None or mesh.size == 1 else mesh.size
+    devices = 1 if mesh is None else mesh.size
+    # A store may have begun with threads on another machine
+    threads = 1 if devices > 1 or not lengths else batching.threads
+    count = devices if devices > 1 else threads
     lengths, at, blocks = _padded(lengths, count, batching.block)
     whole = parted = out = None
     if mesh is not None:
@@ -110,7 +113,7 @@ def frame(
         )
         out = NamedSharding(mesh, PartitionSpec(*[None] * at, mesh.axis_names)) if axes else whole
     shardings = tuple(parted if axis == at else whole for axis in range(len(axes)))
-    bits, threads = np.asarray(jax.random.key_data(key)), batching.threads if lengths else 1
+    bits = np.asarray(jax.random.key_data(key))
     return Frame(tuple(axes), tuple(axes.values()), bits, lengths, shardings, out, at, threads, blocks)
 
 
@@ -132,8 +135,6 @@ def parts(where: Frame, region: grid.Region) -> list[grid.Region]:
 def values(where: Frame, part: grid.Region) -> list[Any]:
     """Values of a part, padded and placed."""
     taken = grid.take(where.axes, part, where.part)
-    if where.out is None:
-        return taken
     return [jax.device_put(v, s) for v, s in zip(taken, where.shardings, strict=True)]
 
 

@@ -222,7 +222,7 @@ def _alone(fn: Callable[..., Any], carries: int, axis: int) -> Callable[..., Any
 
 
 def _in_turn(fn: Callable[..., Any], carries: int, axis: int, block: int) -> Callable[..., Any]:
-    """Map a nested function over one axis, vmapping so many values at a time."""
+    """Map a nested function over one axis, vmapping so many values, which divide it, at a time."""
 
     def mapped(*arguments: Any) -> Any:
         own = carries + 1 + axis
@@ -232,6 +232,10 @@ def _in_turn(fn: Callable[..., Any], carries: int, axis: int, block: int) -> Cal
             return fn(*carry, *arguments[carries:own], value, *arguments[own + 1 :])
 
         varying = (*arguments[:carries], arguments[own])
-        return jax.lax.map(one, varying, batch_size=block if block > 1 else None)
+        if block == 1:
+            return jax.lax.map(one, varying)
+        split = jax.tree.map(lambda x: x.reshape(x.shape[0] // block, block, *x.shape[1:]), varying)
+        found = jax.lax.map(jax.vmap(one), split)
+        return jax.tree.map(lambda y: y.reshape(y.shape[0] * block, *y.shape[2:]), found)
 
     return mapped

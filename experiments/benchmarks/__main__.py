@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import sys
 from pathlib import Path
 
 import tyro
 
+from biasjax import check
 from experiments.benchmarks import _results
 from experiments.benchmarks._race import Race, race
 
@@ -48,18 +48,27 @@ def races(networks: int | None = None) -> dict[str, Race]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the races, print and keep their tables; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks")
-    known, machine = races(options.networks), _results.machine()
-    unknown = sorted(set(options.names) - set(known))
-    if unknown:
-        print(f"races: expected some of {', '.join(known)}, got {', '.join(unknown)}", file=sys.stderr)
-        return 2
+    machine = _results.machine()
     path = _results.file(machine, options.output)
+    try:
+        check.positive_int("rounds", options.rounds)
+        check.positive_int("networks", 1 if options.networks is None else options.networks)
+        known = races(options.networks)
+        for name in options.names:
+            check.choice("race", name, known)
+        kept = _results.kept(path)  # before any work
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     for name in options.names or known:
         if not options.show:
-            _results.add(path, machine, name, known[name], race(known[name].contenders, options.rounds))
-        kept = json.loads(path.read_text()) if path.exists() else {}
+            kept = _results.add(
+                path, machine, name, known[name], race(known[name].contenders, options.rounds)
+            )
         if name in kept:
             print(f"{_results.table(name, kept[name])}\n", flush=True)
+        else:
+            print(f"{name}: nothing kept in {path}")
     return 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from biasjax import _files, _text
+from biasjax import _files, _text, check
 from experiments.benchmarks._race import Race, Timing
 
 FOLDER = Path(__file__).parent / "results"
@@ -38,13 +38,24 @@ def file(machine: Mapping[str, Any], folder: Path = FOLDER) -> Path:
     return folder / f"{re.sub(r'[^a-z0-9]+', '-', kind.lower())}.json"
 
 
-def add(path: Path, machine: Mapping[str, Any], name: str, race: Race, timings: Sequence[Timing]) -> None:
-    """Keep one race in place of an earlier one of its name."""
-    found = json.loads(path.read_text()) if path.exists() else {}
+def kept(path: Path) -> dict[str, Any]:
+    """Races of a file, none if it is not there; raises `ValueError` if it is damaged."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        return check.fail(f"results {path}", "JSON", error, "Restore it, or remove it.")
+
+
+def add(
+    path: Path, machine: Mapping[str, Any], name: str, race: Race, timings: Sequence[Timing]
+) -> dict[str, Any]:
+    """Keep one race in place of an earlier one of its name; return all that are kept."""
+    found = kept(path)
     rows = {one.name: {"missing": one.missing} if one.missing else _rounded(one) for one in timings}
     found[name] = {"unit": race.unit, "machine": machine, "contenders": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     _files.write(path, (json.dumps(found, indent=1) + "\n").encode())
+    return found
 
 
 def _rounded(one: Timing) -> dict[str, Any]:

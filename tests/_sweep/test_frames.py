@@ -95,11 +95,35 @@ def test_a_carry_with_keys_runs_in_blocks(three_cores, alone):
         np.testing.assert_allclose(run(batching=batching).x, run(batching="all").x, rtol=1e-6)
 
 
-def test_threads_compute_in_the_precision_of_their_caller(three_cores, alone):
+def test_threads_have_the_settings_of_their_caller(three_cores, monkeypatch):
+    monkeypatch.setattr(frames, "default_mesh", lambda: None)
+    axes = {"seed": range(3), "x": np.linspace(0, 1, 6)}
     with jax.enable_x64(True):
-        axes = {"x": np.linspace(0, 1, 6)}
-        found = sweep.run(lambda key, *, x: x + 1e-12, axes, batching=1, mesh=alone).output
-    np.testing.assert_array_equal(found, axes["x"] + 1e-12)
+        found = sweep.run(lambda key, *, x: x + 1e-12, axes, batching=1).output
+        np.testing.assert_array_equal(found[0], axes["x"] + 1e-12)
+    with jax.debug_nans(True), pytest.raises(Exception, match="nan"):
+        sweep.run(lambda key, *, x: jnp.log(-1 - x), axes, batching=1)
+
+
+@pytest.mark.parametrize("batching", [1, 2, 3, 4])
+def test_blocks_of_nothing(three_cores, alone, batching):
+    axes = {"seed": range(4), "x": [0.5, 1.0, 2.0]}
+    found = sweep.run(
+        lambda key, *, x: {"y": x, "none": jnp.zeros((0, 2))}, axes, batching=batching, mesh=alone
+    )
+    assert found.none.shape == (4, 3, 0, 2)
+    stages = lambda key, *, x: None, lambda carry, key, *, x: None, lambda carry, key, *, x: {"y": x}
+    found = sweep.run(stepwise.Stepwise(*stages, steps=2), axes, batching=batching, mesh=alone)
+    np.testing.assert_array_equal(found.y[2], axes["x"])
+
+
+def test_a_store_begun_on_threads_goes_on_on_devices(three_cores, alone, whole, tmp_path, monkeypatch):
+    run = functools.partial(sweep.run, point, AXES, static=STATIC, dims=DIMS, batching=2, chunk_size=15)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.chunks, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(mesh=alone, store=tmp_path)
+    _assert_same(run(mesh=frames.default_mesh(), store=tmp_path), whole)
 
 
 def test_what_a_thread_raises_is_raised(three_cores, alone):

@@ -101,6 +101,12 @@ def test_several_devices_run_all_points_at_once(tried, monkeypatch):
     assert not tried
 
 
+def test_draws_do_not_depend_on_a_stopwatch(tried):
+    with jax.default_prng_impl("rbg"):
+        assert _choose(_long, {"x": np.arange(1.0, 2001)}) == ALL_AT_ONCE
+    assert not tried
+
+
 def test_a_sweep_says_what_it_measured(tried, monkeypatch):
     mesh = jax.make_mesh((1,), ("p",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
     monkeypatch.setattr(trials, "operations", lambda spec: 1e12)

@@ -51,7 +51,14 @@ def test_the_command_runs_shows_and_refuses(tmp_path, monkeypatch, capsys):
     assert command.main(["--show", "--output", str(tmp_path)]) == 0
     assert "ours" in capsys.readouterr().out
     assert command.main(["mpl", "--output", str(tmp_path)]) == 2
-    assert "races: expected some of propagation" in capsys.readouterr().err
+    assert "race: expected one of audit-resnet18" in capsys.readouterr().err
+    assert command.main(["mlp", "--rounds", "0"]) == 2
+    assert "rounds: expected an integer of at least 1" in capsys.readouterr().err
+    assert command.main(["mlp", "--show", "--output", str(tmp_path / "nowhere")]) == 0
+    assert "nothing kept" in capsys.readouterr().out
+    _results.file(MACHINE, tmp_path).write_text("{")
+    assert command.main(["mlp", "--output", str(tmp_path)]) == 2
+    assert "expected JSON" in capsys.readouterr().err
 
 
 def test_every_race_has_names_of_its_own_and_a_first_contender_of_biasjax():
