@@ -131,7 +131,7 @@ def compile_stage(traced: Any, where: Frame) -> Any:
     options: dict[str, bool | int] = {}
     if where.threads > 1:
         options["xla_cpu_multi_thread_eigen"] = False
-    if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    if where.is_on_cpu and "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
         # LLVM's own level costs two fifths of the time to compile, and no program was seen to run faster
         options["xla_backend_optimization_level"] = 1
     return traced.compile(options)

@@ -70,6 +70,12 @@ class Frame(NamedTuple):
     blocks: grid.Layout | None
 
     @property
+    def is_on_cpu(self) -> bool:
+        """Whether the devices are a CPU's."""
+        devices = jax.devices() if self.out is None else self.out.mesh.devices.flat
+        return devices[0].platform == "cpu"
+
+    @property
     def part(self) -> tuple[int, ...]:
         """Lengths of what one program computes."""
         return _divided(self.lengths, self.lead, self.threads)

@@ -75,7 +75,8 @@ def choose(
         with Bar(1, enabled=progress) as bar:
             bar.describe("measuring how many points to run at once")
             ways = [Batching(threads, block) for block, least in _BLOCKS.items() if each >= least]
-            return _fastest(functools.partial(planned, spec), ways, lengths, work / math.prod(lengths))
+            others = [way for way in ways if way != ALL_AT_ONCE]  # which one thread on a single core is
+            return _fastest(functools.partial(planned, spec), others, lengths, work / math.prod(lengths))
     except Exception:  # raised again, with what else fails, when all combinations are lowered
         return ALL_AT_ONCE
 

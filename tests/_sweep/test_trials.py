@@ -57,6 +57,12 @@ def test_a_large_sweep_takes_the_fastest(tried):
     assert tried == [(way, (32,)) for way in (ALL_AT_ONCE, Batching(2, 8), Batching(2), Batching(2, 1))]
 
 
+def test_a_single_core_has_no_threads_to_try(tried, monkeypatch):
+    monkeypatch.setattr(frames, "cores", lambda mesh: 1)
+    assert _choose(_long, {"x": np.arange(1.0, 2001)}) == Batching(1, 1)
+    assert [way for way, _ in tried] == [ALL_AT_ONCE, Batching(1, 8), Batching(1, 1)]
+
+
 def test_of_few_points_blocks_tell_nothing(tried):
     assert _choose(_long, {"x": np.arange(1.0, 121)}) == Batching(2)
     assert tried == [(ALL_AT_ONCE, (4,)), (Batching(2), (4,))]
