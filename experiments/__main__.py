@@ -218,10 +218,15 @@ def report(claims: Sequence[Claim]) -> bool:
 
 def _row(claim: Claim) -> tuple[str, ...]:
     """One line of the table of claims, a cell for each of `HEADINGS`."""
-    expected = f"{SIGNS[claim.relation]} {claim.expected:.3g}"
-    expected += f"±{claim.tolerance:.1g}" if claim.relation == "=" else ""
-    measured = f"{claim.measured:.3g}" + (f"±{claim.interval:.1g}" if claim.interval else "")
-    return claim.verdict, claim.name, expected, measured, "" if claim.null is None else f"{claim.null:.3g}"
+    expected = f"{SIGNS[claim.relation]} {_number(claim.expected)}"
+    expected += f"±{claim.tolerance:.1g}" if claim.tolerance else ""
+    measured = _number(claim.measured) + (f"±{claim.interval:.1g}" if claim.interval else "")
+    return claim.verdict, claim.name, expected, measured, "" if claim.null is None else _number(claim.null)
+
+
+def _number(value: float) -> str:
+    """Three digits, or all of a count's."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 and value == round(value) else f"{value:.3g}"
 
 
 def main(arguments: Sequence[str]) -> int:
