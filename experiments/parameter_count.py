@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import biasjax as bj
-from experiments.claims import Claim, at_least, equal
+from experiments.claims import CLOSED_FORM, Claim, at_least, equal
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -138,10 +138,13 @@ def run(config: Config) -> xr.Dataset:
     """Count and audit the models, and train a small network to read its weights."""
     import xarray as xr
 
+    from experiments import gallery
+
     rows = [_row(bj.check.choice("models", name, MODELS)) for name in config.models]
     counted = xr.Dataset({key: ("model", [row[key] for row in rows]) for key in rows[0]})
     first = bj.tree.count(_model("VGG16").shapes()["conv1_1"])
-    with_qk_norm = _dead(*_with_qk_norm(), "key")[0]
+    pure, tokens = gallery.pre_norm_qk_norm()
+    with_qk_norm, _ = _dead(pure, tokens, "key")
     return counted.assign_coords(model=list(config.models)).assign(
         first=("part", [first.total, first.biases]), qk_norm=with_qk_norm, **_lesson(config)
     )
@@ -163,12 +166,6 @@ def _dead(pure: Any, x: Any, layers: str) -> tuple[float, float]:
     found = [[f for f in one.findings if re.search(layers, f.path)] for one in (modes.train, modes.eval)]
     train, running = (sum(f.size - f.rank for f in each) / sum(f.size for f in each) for each in found)
     return train, running
-
-
-def _with_qk_norm() -> tuple[Any, Any]:
-    from experiments import gallery
-
-    return gallery.pre_norm_qk_norm()
 
 
 def _lesson(config: Config) -> dict[str, Any]:
@@ -217,7 +214,9 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
         if name in names:
             row = dataset.sel(model=name)
             null = row.dead_running if name in NORMED else dataset.qk_norm
-            made.append(equal(f"{name}: dead in training", PUBLISHED, dead, row.dead, tolerance=0, null=null))
+            made.append(
+                equal(f"{name}: dead in training", CLOSED_FORM, dead, row.dead, tolerance=0, null=null)
+            )
     moved = [float(abs(dataset[f"{when}.{path}"]).max()) for path in _BIASES for when in ("before", "after")]
     before, after = max(moved[::2]), min(moved[1::2])
     made.append(equal("lesson: biases before training", LESSON, 0.0, before, tolerance=0, null=after))

@@ -96,6 +96,11 @@ def cores(mesh: jax.sharding.Mesh | None) -> int | None:
     devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
     if len(devices) > 1 or devices[0].platform != "cpu":
         return None
+    return core_count()
+
+
+def core_count() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -6,13 +6,13 @@ import concurrent.futures
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-from jax.extend import core as jex
 
 from biasjax import check
+from biasjax._jaxpr import interpret
 from biasjax._sweep import frames
 from biasjax._sweep.execute import Program
 from biasjax._sweep.frames import ALL_AT_ONCE, Batching
@@ -143,16 +143,16 @@ def operations(spec: Spec) -> float:
     point = {name: jax.ShapeDtypeStruct((), v.dtype) for name, v in spec.axes.items() if name != "seed"}
     static, fn = spec.combinations[0], spec.fn
     if not isinstance(fn, Stepwise):
-        return _operations(jax.make_jaxpr(lambda key, point: fn(key, **point, **static))(key, point).jaxpr)
+        return _operations(jax.make_jaxpr(lambda key, point: fn(key, **point, **static))(key, point))
     carry = jax.eval_shape(lambda key, point: fn.start(key, **point, **static), key, point)
     step = jax.make_jaxpr(lambda carry, key, point: fn.advance(carry, key, **point, **static))
-    return _operations(step(carry, key, point).jaxpr)
+    return _operations(step(carry, key, point))
 
 
-def _operations(jaxpr: Any) -> float:
+def _operations(program: Any) -> float:
     total = 0.0
-    for equation in jaxpr.eqns:
-        inner = sum(map(_operations, _programs(equation.params)))
+    for equation in program.eqns:
+        inner = sum(_operations(program) for _, program in interpret.within(equation))
         if inner:
             once = _ITERATIONS if equation.primitive.name == "while" else 1
             total += inner * equation.params.get("length", once)
@@ -166,12 +166,3 @@ def _operations(jaxpr: Any) -> float:
             size *= 2 * math.prod(kernel) / kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         total += size
     return total
-
-
-def _programs(params: dict[str, Any]) -> Iterator[jex.Jaxpr]:
-    """Programs within an equation."""
-    for leaf in jax.tree.leaves([*params.values()], is_leaf=lambda x: isinstance(x, jex.ClosedJaxpr)):
-        if isinstance(leaf, jex.ClosedJaxpr):
-            yield leaf.jaxpr
-        elif isinstance(leaf, jex.Jaxpr):
-            yield leaf

@@ -22,25 +22,24 @@ class VGG(NamedTuple):
     hidden: int = 4096
     classes: int = 1000
     batch_norm: bool = False
-    relu_first: bool = False
 
     def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
         """Draw parameters and running statistics, named as the paper's layers."""
         params: dict[str, Any] = {}
         state: dict[str, Any] = {}
-        inputs = 3
+        keys, inputs = iter(jax.random.split(key, 16)), 3
         for stage, (channels, count) in enumerate(STAGES, 1):
             channels //= self.narrow
             for i in range(1, count + 1):
                 name = f"{stage}_{i}"
-                params[f"conv{name}"] = bj.linear.conv_init(key, inputs, channels, (3, 3))
+                params[f"conv{name}"] = bj.linear.conv_init(next(keys), inputs, channels, (3, 3))
                 if self.batch_norm:
                     params[f"norm{name}"] = bj.norms.norm_init(channels)
                     state[f"norm{name}"] = bj.norms.batch_stats_init(channels)
                 inputs = channels
         inputs *= (self.pixels // 32) ** 2
         for name, outputs in (("fc6", self.hidden), ("fc7", self.hidden), ("fc8", self.classes)):
-            params[name] = bj.linear.dense_init(key, inputs, outputs)
+            params[name] = bj.linear.dense_init(next(keys), inputs, outputs)
             inputs = outputs
         return params, state
 
@@ -53,13 +52,12 @@ class VGG(NamedTuple):
             for i in range(1, count + 1):
                 name = f"{stage}_{i}"
                 x = bj.linear.conv(params[f"conv{name}"], x, channels_first=True)
-                x = jax.nn.relu(x) if self.relu_first else x
                 if self.batch_norm:
                     norm = f"norm{name}"
                     x, state[norm] = bj.norms.batch_norm(
                         params[norm], state[norm], x, train=train, channels_first=True
                     )
-                x = x if self.relu_first else jax.nn.relu(x)
+                x = jax.nn.relu(x)
             window = (1, 1, 2, 2)
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
         x = x.reshape(x.shape[0], -1)

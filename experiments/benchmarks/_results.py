@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from biasjax import _files, _text, check
+from biasjax._sweep import frames
 from experiments.benchmarks._race import Race, Timing
 
 FOLDER = Path(__file__).parent / "results"
@@ -26,10 +26,9 @@ def machine() -> dict[str, Any]:
     code = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     count, kind, name = shown.strip().split(maxsplit=2)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: _version(name) for name in VERSIONS}
     device = _processor() if kind == "cpu" else f"{count} x {name}"
-    return {"platform": kind, "device": device, "cores": cores, "versions": versions}
+    return {"platform": kind, "device": device, "cores": frames.core_count(), "versions": versions}
 
 
 def file(machine: Mapping[str, Any], folder: Path = FOLDER) -> Path:

@@ -22,10 +22,10 @@ of XLA's convolution (slower from 16 channels on, and nine times the memory); XL
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
+from biasjax._sweep import frames
 from experiments.benchmarks._race import Contender, Race
 from experiments.benchmarks._workloads import Workload
 
@@ -55,7 +55,7 @@ def races(networks: int | None = None) -> dict[str, Race]:
 def contenders(work: Workload, block: int) -> list[Contender]:
     """Who takes part."""
     whole, few = work._asdict(), work._replace(models=max(1, min(work.models // 4, 16)))._asdict()
-    cores = sorted({1, os.cpu_count() or 1})
+    cores = sorted({1, frames.core_count()})
     ours = f"{__name__}:swept"
     return [
         Contender(f"biasjax, blocks of {block}", ours, {"block": block} | whole),
@@ -70,7 +70,7 @@ def contenders(work: Workload, block: int) -> list[Contender]:
 def swept(block: int | None, **options: Any) -> tuple[Callable[[], Any], int]:
     """All runs of biasjax as `sweep.run` runs them, compiled before."""
     import biasjax as bj
-    from biasjax._sweep import frames, points
+    from biasjax._sweep import points
 
     work = Workload(**options)
     run = _transformer_run(work) if work.heads else _run(work)

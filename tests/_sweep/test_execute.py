@@ -13,14 +13,6 @@ from biasjax._sweep import agreement, execute, frames, grid
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """Mesh of one device."""
-    return jax.make_mesh(
-        (1,), ("points",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
-    )
-
-
-@pytest.fixture(scope="module")
 def whole(alone):
     return sweep.run(point, AXES, static=STATIC, dims={"row": ("column",)}, mesh=alone)
 

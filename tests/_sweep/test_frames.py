@@ -17,13 +17,6 @@ DIMS = {"row": ("column",)}
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """Mesh of one device, on which threads share the work."""
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((1,), ("points",), axis_types=auto, devices=jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
 def whole(alone):
     return sweep.run(point, AXES, static=STATIC, dims=DIMS, batching="all", mesh=alone)
 

@@ -113,13 +113,12 @@ def test_draws_do_not_depend_on_a_stopwatch(tried):
     assert not tried
 
 
-def test_a_sweep_says_what_it_measured(tried, monkeypatch):
-    mesh = jax.make_mesh((1,), ("p",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+def test_a_sweep_says_what_it_measured(tried, alone, monkeypatch):
     monkeypatch.setattr(trials, "operations", lambda spec: 1e12)
     axes = {"x": np.linspace(0.1, 0.9, 2000)}
-    found = sweep.run(_short, axes, mesh=mesh)
+    found = sweep.run(_short, axes, mesh=alone)
     assert found.attrs["batching"] == "at most 1 points at once on each of 2 threads"
-    np.testing.assert_array_equal(found.output, sweep.run(_short, axes, mesh=mesh, batching="all").output)
+    np.testing.assert_array_equal(found.output, sweep.run(_short, axes, mesh=alone, batching="all").output)
     assert len(tried) == 4  # "all" tries nothing
 
 

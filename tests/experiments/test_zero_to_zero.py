@@ -31,5 +31,5 @@ def test_errors_of_rotations_are_those_of_least_squares_in_float64(dataset):
             direction = np.eye(d)[0] * 4.0
             errors.append((np.append(direction, 1.0)[: len(weights)] @ weights) ** 2)
     for use_bias, errors in found.items():
-        theory = float(dataset.theory.sel(use_bias=use_bias, pairs=n, radius=4.0))
+        theory = float(dataset.theory.sel(use_bias=use_bias, radius=4.0))
         assert np.mean(errors) == pytest.approx(theory, rel=0.1)
