@@ -47,3 +47,10 @@ def standard_promotion():
     """Allow implicit promotion, which optax's Adam with a traced decay rate needs."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """Mesh of one device."""
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((1,), ("points",), axis_types=auto, devices=jax.devices()[:1])
