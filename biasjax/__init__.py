@@ -10,7 +10,9 @@ if TYPE_CHECKING:  # checkers and editors see through the lazy modules
         attention,
         audit,
         check,
+        conditional,
         data,
+        embedding,
         gaussian,
         initializers,
         jacobian,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # checkers and editors see through the lazy modules
         phases,
         plot,
         propagation,
+        recurrent,
         statistics,
         stepwise,
         store,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # checkers and editors see through the lazy modules
         surgery,
         sweep,
         training,
+        transformer,
         tree,
     )
 
@@ -41,7 +45,9 @@ __all__ = [
     "attention",
     "audit",
     "check",
+    "conditional",
     "data",
+    "embedding",
     "gaussian",
     "initializers",
     "jacobian",
@@ -53,6 +59,7 @@ __all__ = [
     "phases",
     "plot",
     "propagation",
+    "recurrent",
     "statistics",
     "stepwise",
     "store",
@@ -60,6 +67,7 @@ __all__ = [
     "surgery",
     "sweep",
     "training",
+    "transformer",
     "tree",
 ]
 

@@ -1,15 +1,15 @@
 """Multi-head attention with a bias per projection, or none.
 
-A key bias shifts all scores of a query alike, so that the softmax cancels it; rotary embedding and
-query-key norm undo that. A value bias passes through the weights, which sum to one, into the output bias;
-an attention sink undoes that. `biasjax.audit` finds all of this without being told.
+A key bias shifts all scores of a query alike, so that the softmax cancels it; rotary embedding, query-key
+norm and weights that are no softmax undo that. A value bias passes through the weights, which sum to one,
+into the output bias; an attention sink undoes that. `biasjax.audit` finds all of this without being told.
 """
 
 # jax is typed in part only
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple, cast
 
 import jax
@@ -21,7 +21,7 @@ from biasjax.initializers import Initializer
 from biasjax.linear import Linear, dense, dense_init
 from biasjax.norms import Norm, norm_init, rms_norm
 
-__all__ = ["Attention", "attention", "attention_init", "rotate"]
+__all__ = ["Attention", "attention", "attention_init", "attention_weights", "rotate"]
 
 
 def __dir__() -> list[str]:
@@ -103,7 +103,7 @@ def attention_init(
     """
     check.flags(qk_norm=qk_norm, sink=sink)
     depth = _depth(check.positive_int("features", features), heads)
-    use_bias = _projections(use_bias)
+    use_bias = check.names("use_bias", use_bias, _PROJECTIONS)
     layers = {
         name: dense_init(k, features, features, use_bias=name in use_bias, bias_init=bias_init, dtype=dtype)
         for name, k in zip(_PROJECTIONS, jax.random.split(check.key(key), 4), strict=True)
@@ -122,6 +122,7 @@ def attention(
     causal: bool = False,
     mask: jax.Array | None = None,
     rotary: bool = False,
+    weighting: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> jax.Array:
     """Apply multi-head self-attention, softmax(q kᵀ / sqrt(depth)) v.
 
@@ -140,6 +141,8 @@ def attention(
         that sees no key gives to the output projection is zero.
     rotary
         Whether queries and keys are rotated by their position (Su et al., arXiv 2104.09864).
+    weighting
+        From scores (..., queries, keys) to weights. With `jax.nn.sigmoid` a key bias is not cancelled.
 
     Returns
     -------
@@ -147,9 +150,46 @@ def attention(
         (..., length, features).
 
     """
+    weights = attention_weights(
+        params, x, heads=heads, causal=causal, mask=mask, rotary=rotary, weighting=weighting
+    )
+    y = jnp.einsum("...hqk,...khd->...qhd", weights, _split(dense(params.value, x), heads))
+    return dense(params.out, y.reshape(*y.shape[:-2], -1))
+
+
+def attention_weights(
+    params: Attention,
+    x: jax.Array,
+    *,
+    heads: int,
+    causal: bool = False,
+    mask: jax.Array | None = None,
+    rotary: bool = False,
+    weighting: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+) -> jax.Array:
+    """Return what each query takes of each key's value.
+
+    Parameters
+    ----------
+    params, x, heads, causal, mask, rotary, weighting
+        As in `attention`.
+
+    Returns
+    -------
+    jax.Array
+        (..., heads, queries, keys). They add up to one with softmax, to less with a sink.
+
+    Examples
+    --------
+    >>> params = attention_init(jax.random.key(0), 8, 2)
+    >>> weights = attention_weights(params, jnp.ones((1, 5, 8)), heads=2, causal=True)
+    >>> weights.shape, weights[0, 0, 1].tolist()
+    ((1, 2, 5, 5), [0.5, 0.5, 0.0, 0.0, 0.0])
+    """
     check.flags(causal=causal, rotary=rotary)
+    check.function("weighting", weighting)
     x, depth = _check_input(params, x, heads)
-    q, k, v = (_split(dense(layer, x), heads) for layer in params[:3])
+    q, k = (_split(dense(layer, x), heads) for layer in params[:2])
     if params.query_norm is not None and params.key_norm is not None:
         q, k = rms_norm(params.query_norm, q), rms_norm(params.key_norm, k)
     if rotary:
@@ -159,12 +199,11 @@ def attention(
     if seen is not None:
         lowest = cast(float, jnp.finfo(scores.dtype).min)
         scores = jnp.where(seen, scores, lowest)
-    weights = _softmax(scores, params.sink)
+    weights = _weigh(scores, params.sink, weighting)
     if seen is not None and mask is not None:
         # Scores that are all the lowest have equal weights
         weights = jnp.where(seen, weights, 0)
-    y = jnp.einsum("...hqk,...khd->...qhd", weights, v)
-    return dense(params.out, y.reshape(*x.shape[:-1], -1))
+    return weights
 
 
 def rotate(x: jax.Array, base: float = 10_000.0) -> jax.Array:
@@ -217,16 +256,6 @@ def _check_input(params: Attention, x: jax.Array, heads: int) -> tuple[jax.Array
     return x, depth
 
 
-def _projections(use_bias: bool | Collection[str]) -> Collection[str]:
-    """Names of the projections that have a bias."""
-    if isinstance(use_bias, bool):
-        return _PROJECTIONS if use_bias else ()
-    if isinstance(use_bias, str) or not isinstance(cast(object, use_bias), Collection):
-        fix = 'E.g. use_bias=("query", "out").'
-        check.fail("use_bias", "True, False or names", type(use_bias).__name__, fix, TypeError)
-    return [check.choice("use_bias", name, _PROJECTIONS) for name in use_bias]
-
-
 def _seen(shape: tuple[int, ...], mask: jax.Array | None, causal: bool) -> jax.Array | None:
     """Where queries see keys, for scores of this shape; None if everywhere."""
     seen = jnp.tril(jnp.ones(shape[-2:], bool)) if causal else None
@@ -244,11 +273,13 @@ def _seen(shape: tuple[int, ...], mask: jax.Array | None, causal: bool) -> jax.A
     return mask if seen is None else mask & seen
 
 
-def _softmax(scores: jax.Array, sink: jax.Array | None) -> jax.Array:
+def _weigh(
+    scores: jax.Array, sink: jax.Array | None, weighting: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
     if sink is None:
-        return jax.nn.softmax(scores)
+        return weighting(scores)
     extra = jnp.broadcast_to(sink.astype(scores.dtype)[:, None, None], (*scores.shape[:-1], 1))
-    return jax.nn.softmax(jnp.concatenate([scores, extra], -1))[..., :-1]
+    return weighting(jnp.concatenate([scores, extra], -1))[..., :-1]
 
 
 def _split(x: jax.Array, heads: int) -> jax.Array:

@@ -29,7 +29,9 @@ __all__ = [
     "floating",
     "function",
     "in_range",
+    "integers",
     "key",
+    "names",
     "number",
     "positive_int",
     "real",
@@ -78,6 +80,23 @@ def floating(what: str, x: Any) -> jax.Array:
     return x
 
 
+def integers(what: str, x: Any) -> jax.Array:
+    """Return labels or tokens as an array, or raise `TypeError`.
+
+    Examples
+    --------
+    >>> integers("embed", jnp.array([0.5]))
+    Traceback (most recent call last):
+    TypeError: embed: expected an array of integers, got float32. Cast it with x.astype(jnp.int32).
+    """
+    fix = "Cast it with x.astype(jnp.int32)."
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        fail(what, "an array of integers", _shown(x), fix, TypeError)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        fail(what, "an array of integers", x.dtype, fix, TypeError)
+    return jnp.asarray(x)
+
+
 def choice(what: str, value: Any, choices: Collection[str]) -> str:
     """Return ``value`` if it is one of ``choices``, else raise with the nearest names.
 
@@ -92,6 +111,24 @@ def choice(what: str, value: Any, choices: Collection[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
     fix = f"Did you mean {near[0]!r}?" if near else "Choose one of these."
     fail(what, f"one of {', '.join(sorted(choices))}", _shown(value), fix)
+
+
+def names(what: str, value: Any, choices: Sequence[str]) -> tuple[str, ...]:
+    """Return those of ``choices`` that are meant: all for True, none for False, or a collection of names.
+
+    Examples
+    --------
+    >>> names("use_bias", True, ("query", "key"))
+    ('query', 'key')
+    >>> names("use_bias", "query", ("query", "key"))
+    Traceback (most recent call last):
+    TypeError: use_bias: expected True, False or names, got 'query'. E.g. ('query',).
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return tuple(choices) if value else ()
+    if isinstance(value, (str, jax.Array, np.ndarray)) or not isinstance(value, Collection):
+        fail(what, "True, False or names", _shown(value), f"E.g. {tuple(choices[:1])}.", TypeError)
+    return tuple(choice(what, name, choices) for name in cast(Collection[Any], value))
 
 
 def positive_int(what: str, value: Any, low: int = 1) -> int:

@@ -3,6 +3,8 @@
 `make_train` fixes what is static and returns ``train(key, scales, hyperparams)``. Beside loss and accuracy
 it follows the hidden biases: their gradient, their drift, and how far the running mean of a following
 batch norm lags behind them. A run that diverges goes on and says at which step it did.
+
+For models and losses of your own, `begin` and `descend` are one update, to be scanned over batches.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import jax
 
 from biasjax import check
 from biasjax._training import stages
+from biasjax._training.descent import Fit, Loss, begin, cross_entropy, descend, squared_error
 from biasjax._training.optimizers import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
-from biasjax._training.plan import check_run, default_reports
+from biasjax._training.plan import batch_order, check_run, default_reports
 from biasjax._training.records import DIMS, Carry, History, Hyperparams, TrainState
 from biasjax.data import Data
 from biasjax.network import Network, Scales
@@ -26,14 +29,21 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "Carry",
+    "Fit",
     "History",
     "Hyperparams",
+    "Loss",
     "Optimizer",
     "Schedule",
     "TrainState",
+    "batch_order",
+    "begin",
+    "cross_entropy",
     "default_reports",
+    "descend",
     "make_steps",
     "make_train",
+    "squared_error",
 ]
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from biasjax import attention, check, linear, norms, tree
+from biasjax import attention, check, conditional, linear, norms, recurrent, transformer, tree
 
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -39,6 +39,37 @@ def _dense_init(key, use_bias, dtype):
 def _attention_init(key, use_bias, dtype):
     options = {"use_bias": use_bias, "bias_init": "standard_normal", "dtype": dtype}
     return attention.attention_init(key, 6, 3, qk_norm=True, sink=True, **options)
+
+
+def _block_init(key, use_bias, dtype):
+    options = {"use_bias": use_bias, "bias_init": "standard_normal", "dtype": dtype}
+    return transformer.block_init(key, 6, 3, hidden=8, qk_norm=True, sink=True, **options)
+
+
+def _recurrent_init(init, key, use_bias, dtype):
+    return init(key, 6, 4, use_bias=use_bias, bias_init="standard_normal", dtype=dtype)
+
+
+def _lstm(params, x):
+    zeros = jnp.zeros((*x.shape[:-1], 4), x.dtype)
+    return recurrent.lstm_cell(params, recurrent.LSTMState(zeros + 0.5, zeros - 1), x)[1]
+
+
+def _gru(params, x):
+    return recurrent.gru_cell(params, jnp.full((*x.shape[:-1], 4), 0.5, x.dtype), x)[1]
+
+
+def _film_init(key, use_bias, dtype):
+    return conditional.film_init(key, 3, 6, use_bias=use_bias, bias_init="standard_normal", dtype=dtype)
+
+
+def _condition(x):
+    return jnp.linspace(-1, 1, 3 * len(x)).reshape(len(x), 3).astype(x.dtype)
+
+
+def _conditional_batch_norm(params, x):
+    stats = norms.batch_stats_init(x.shape[-1], check.accumulator(x.dtype))
+    return conditional.conditional_batch_norm(params, stats, x, _condition(x), train=True)[0]
 
 
 def _has_bias(params):
@@ -93,6 +124,28 @@ LAYERS = {
         functools.partial(attention.attention, heads=3, causal=True),
         (2, 4, 6),
         (2, 4, 6),
+    ),
+    "transformer_pre_norm": (
+        _block_init,
+        functools.partial(transformer.block, heads=3, causal=True, norm=norms.rms_norm),
+        (2, 4, 6),
+        (2, 4, 6),
+    ),
+    "transformer_post_norm": (
+        _block_init,
+        functools.partial(transformer.block, heads=3, pre_norm=False),
+        (2, 4, 6),
+        (2, 4, 6),
+    ),
+    "lstm": (functools.partial(_recurrent_init, recurrent.lstm_init), _lstm, (3, 6), (3, 4)),
+    "gru": (functools.partial(_recurrent_init, recurrent.gru_init), _gru, (3, 6), (3, 4)),
+    "film": (_film_init, lambda params, x: conditional.film(params, x, _condition(x)), (5, 2, 6), (5, 2, 6)),
+    "conditional_batch_norm": (_film_init, _conditional_batch_norm, (5, 2, 6), (5, 2, 6)),
+    "conditional_layer_norm": (
+        _film_init,
+        lambda params, x: conditional.conditional_layer_norm(params, x, _condition(x)),
+        (5, 2, 6),
+        (5, 2, 6),
     ),
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
@@ -28,15 +29,19 @@ from biasjax import (
     activations,
     attention,
     check,
+    conditional,
     data,
+    embedding,
     initializers,
     linear,
     network,
     norms,
+    recurrent,
     stepwise,
     store,
     sweep,
     training,
+    transformer,
     tree,
 )
 from biasjax._audit.findings import BiasAudit, Finding, Shifted
@@ -65,8 +70,17 @@ DATA = _ones(lambda key: data.clusters(key, classes=2, features=3, examples=10),
 DENSE = _ones(lambda key: linear.dense_init(key, 3, 4), KEY)
 CONV = _ones(lambda key: linear.conv_init(key, 3, 4, (3,)), KEY)
 ATTENTION = _ones(lambda key: attention.attention_init(key, 4, 2), KEY)
+BLOCK = _ones(lambda key: transformer.block_init(key, 4, 2), KEY)
+FILM = _ones(lambda key: conditional.film_init(key, 2, 3), KEY)
+EMBEDDING = _ones(lambda key: embedding.embed_init(key, 5, 4), KEY)
+LSTM, GRU = (
+    _ones(lambda key, init=init: init(key, 3, 4), KEY) for init in (recurrent.lstm_init, recurrent.gru_init)
+)
 TABLE, IMAGES = jnp.asarray(np.ones((5, 3))), jnp.asarray(np.ones((2, 5, 3)))
-SCALAR = jnp.asarray(np.ones(()))
+SCALAR, TOKENS = jnp.asarray(np.ones(())), jnp.asarray(np.ones((2, 3), np.int32))
+CELL = jnp.asarray(np.ones((5, 4)))
+SGD = optax.sgd(0.1)
+FIT = training.Fit({"w": TABLE}, None, SGD.init({"w": TABLE}))
 NORM, STATS = _ones(lambda: norms.norm_init(3)), _ones(lambda: norms.batch_stats_init(3))
 OBJECTS = [None, ..., object(), b"bytes", "", "nan", "relu", "conv-bn-relu", "x" * 200]
 NUMBERS = [True, False, 0, 1, 2, 3, -1, -7, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.5, 0.5, 1e-300]
@@ -120,6 +134,7 @@ ARRAYS += [
     np.ones(3, "datetime64[s]"),
 ]
 RECORDS = [KEY, KEYS, jax.random.key_data(KEY), NETWORK, PARAMS, STATE, DATA, DENSE, CONV]
+RECORDS += [BLOCK, FILM, EMBEDDING, LSTM, GRU, FIT, conditional.Film(), recurrent.LSTMState(CELL, CELL)]
 RECORDS += [
     ATTENTION,
     NORM,
@@ -156,6 +171,35 @@ RIGHT = {
     "confidence.level": [0.9],
     "log_grads": [xr.DataArray(np.ones((2, 4)), dims=("seed", "layer"))],
     "attention_init.features": [4],
+    "attention_weights.x": [jnp.asarray(np.ones((5, 4)))],
+    "block.x": [jnp.asarray(np.ones((5, 4)))],
+    "block.params": [BLOCK],
+    "block.norm": [norms.layer_norm, norms.rms_norm],
+    "block_init.features": [4],
+    "weighting": [jax.nn.softmax, jax.nn.sigmoid],
+    "conditional.params": [FILM, conditional.Film()],
+    "conditional.x": [TABLE],
+    "conditional.state": [STATS],
+    "condition": [jnp.asarray(np.ones((5, 2)))],
+    "film_init.condition": [2],
+    "embed.params": [EMBEDDING],
+    "tokens": [TOKENS],
+    "lstm_cell.params": [LSTM],
+    "lstm_cell.state": [recurrent.LSTMState(CELL, CELL)],
+    "gru_cell.params": [GRU],
+    "gru_cell.state": [CELL],
+    "recurrent.x": [TABLE],
+    "begin.optimizer": [SGD],
+    "begin.params": [{"w": TABLE}],
+    "descend.optimizer": [SGD],
+    "descend.loss": [lambda params, state, batch: (params["w"].sum(), state)],
+    "fit": [FIT],
+    "outputs": [TABLE],
+    "targets": [TABLE],
+    "logits": [TABLE],
+    "labels": [jnp.asarray(np.ones(5, np.int32))],
+    "where": [None],
+    "examples": [3, 5],
     "heads": [1, 2],
     "groups": [1],
     "steps": [4],

@@ -91,8 +91,30 @@ def _check_data(network: Network, data: Data, batch_size: int) -> None:
 
 
 def batch_order(key: jax.Array, examples: int, steps: int, batch_size: int) -> jax.Array:
-    """Indices ``(steps, batch_size)``: an order drawn anew each epoch, without its incomplete last batch."""
-    key = jax.random.split(key)[1]  # the first is for the parameters
+    """Draw which examples each batch has: an order anew each epoch, its incomplete last batch left out.
+
+    Parameters
+    ----------
+    key
+        Typed PRNG key; of a run, that of `make_train`.
+    examples, steps, batch_size
+        Examples there are, updates, and examples of each.
+
+    Returns
+    -------
+    jax.Array
+        Indices ``(steps, batch_size)``.
+
+    Examples
+    --------
+    >>> batch_order(jax.random.key(0), examples=10, steps=7, batch_size=4).shape
+    (7, 4)
+    """
+    for name, value in (("examples", examples), ("steps", steps), ("batch_size", batch_size)):
+        check.positive_int(name, value)
+    if batch_size > examples:
+        check.fail("batch_size", f"at most the {examples} examples", batch_size, "Make it smaller.")
+    key = jax.random.split(check.key(key))[1]  # the first is for the parameters
     per_epoch = examples // batch_size
     epochs = -(-steps // per_epoch)
     keys = jax.vmap(lambda epoch: jax.random.fold_in(key, epoch))(jnp.arange(epochs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from biasjax import check
 from biasjax._training.records import Hyperparams, TrainState
 from biasjax.network import Network, Params, State, apply, following_stats, hidden_biases
 
+Tree = TypeVar("Tree")
+
 
 def first_state(
     network: Network, tx: optax.GradientTransformation, params: Params, state: State
@@ -22,8 +24,24 @@ def first_state(
     biases, stats = hidden_biases(params), following_stats(network, state)
     gradient = None if biases is None else jnp.zeros(network.depth, biases.dtype)
     share = None if biases is None or stats is None else jnp.zeros_like(biases)
+    return TrainState(params, state, optimizer_start(tx, params), gradient, share)
+
+
+def optimizer_start(tx: optax.GradientTransformation, params: Any) -> Any:
+    """State of the optimiser before the first update."""
     with _as_optax_wants():
-        return TrainState(params, state, tx.init(cast(Any, params)), gradient, share)
+        return tx.init(params)
+
+
+def moved(
+    tx: optax.GradientTransformation, params: Tree, optimizer_state: Any, gradients: Tree
+) -> tuple[Tree, Any]:
+    """Parameters and state of the optimiser after a step, in the dtypes that they had."""
+    with _as_optax_wants():
+        updates, new_state = tx.update(cast(Any, gradients), optimizer_state, cast(Any, params))
+    new_params = jax.tree.map(lambda p, u: p + jnp.asarray(u, p.dtype), params, updates)
+    # Traced hyperparameters may be wider than the run
+    return new_params, jax.tree.map(lambda was, now: jnp.asarray(now, was.dtype), optimizer_state, new_state)
 
 
 @contextlib.contextmanager
@@ -45,10 +63,10 @@ def run(
     return apply(network, params, state, x, train=train, **options)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Mean over examples, accumulated in at least float32."""
     logits = logits.astype(check.accumulator(logits.dtype))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(where=where)
 
 
 def update(
@@ -66,14 +84,7 @@ def update(
         return cross_entropy(logits, y), state
 
     (loss, state), gradients = jax.value_and_grad(loss_fn, has_aux=True)(old.params)
-    with _as_optax_wants():
-        updates, optimizer_state = tx.update(gradients, old.optimizer_state, cast(Any, old.params))
-    # Traced hyperparameters may be wider than the run
-    params, optimizer_state = jax.tree.map(
-        lambda was, now: jnp.asarray(now, was.dtype),
-        (old.params, old.optimizer_state),
-        (jax.tree.map(lambda p, u: p + jnp.asarray(u, p.dtype), old.params, updates), optimizer_state),
-    )
+    params, optimizer_state = moved(tx, old.params, old.optimizer_state, gradients)
     return TrainState(params, state, optimizer_state, *_follow(hyperparams, old, gradients)), loss
 
 

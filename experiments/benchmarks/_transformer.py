@@ -9,20 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from biasjax import attention, linear, norms
+from biasjax import linear, norms, transformer
 from experiments.benchmarks._workloads import Workload
 
 DECAY = 1e-2
-
-
-class Block(NamedTuple):
-    """Pre-norm attention, then two dense layers."""
-
-    norm: norms.Norm
-    attention: attention.Attention
-    inner_norm: norms.Norm
-    up: linear.Linear
-    down: linear.Linear
 
 
 class Params(NamedTuple):
@@ -30,7 +20,7 @@ class Params(NamedTuple):
 
     embed: linear.Linear
     position: jax.Array
-    blocks: Block
+    blocks: transformer.Block
     norm: norms.Norm
     head: linear.Linear
 
@@ -39,15 +29,8 @@ def init(key: jax.Array, work: Workload) -> Params:
     """Draw the parameters."""
     embed, position, blocks, head = jax.random.split(key, 4)
 
-    def block(key: jax.Array) -> Block:
-        mixing, up, down = jax.random.split(key, 3)
-        return Block(
-            norms.norm_init(work.width),
-            attention.attention_init(mixing, work.width, work.heads),
-            norms.norm_init(work.width),
-            linear.dense_init(up, work.width, 4 * work.width),
-            linear.dense_init(down, 4 * work.width, work.width),
-        )
+    def block(key: jax.Array) -> transformer.Block:
+        return transformer.block_init(key, work.width, work.heads)
 
     return Params(
         linear.dense_init(embed, 8, work.width),
@@ -61,10 +44,8 @@ def init(key: jax.Array, work: Workload) -> Params:
 def apply(params: Params, x: jax.Array, heads: int) -> jax.Array:
     """Return logits."""
 
-    def block(x: jax.Array, own: Block) -> tuple[jax.Array, None]:
-        x = x + attention.attention(own.attention, norms.layer_norm(own.norm, x), heads=heads)
-        y = jax.nn.relu(linear.dense(own.up, norms.layer_norm(own.inner_norm, x)))
-        return x + linear.dense(own.down, y), None
+    def block(x: jax.Array, own: transformer.Block) -> tuple[jax.Array, None]:
+        return transformer.block(own, x, heads=heads, activation=jax.nn.relu), None
 
     x = linear.dense(params.embed, x) + params.position
     x, _ = jax.lax.scan(block, x, params.blocks, unroll=True)
