@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from biasjax import _text, check
 
-__all__ = ["Data", "astype", "clusters", "digits", "flatten", "mnist5k"]
+__all__ = [
+    "Data",
+    "Photographs",
+    "astype",
+    "clusters",
+    "digits",
+    "flatten",
+    "mnist5k",
+    "patches",
+    "photographs",
+]
 
 
 def __dir__() -> list[str]:
@@ -125,6 +135,62 @@ def clusters(
     x = centres[y] + jax.random.normal(noise_key, (examples, features), dtype)
     train = examples - examples // 5
     return Data(x[:train], y[:train], x[train:], y[train:])
+
+
+class Photographs(NamedTuple):
+    """Two photographs in grey, ``(427, 640, 1)`` from 0 to 1: one to train on, one to test."""
+
+    train: jax.Array
+    test: jax.Array
+
+
+def photographs(dtype: jax.typing.DTypeLike = jnp.float32) -> Photographs:
+    """Load the two photographs that ship with scikit-learn, a flower to train on and a temple to test.
+
+    Grey is luma, .299 R + .587 G + .114 B. Needs the extra ``experiments``.
+
+    Examples
+    --------
+    >>> photographs().train.shape
+    (427, 640, 1)
+    """
+    from sklearn.datasets import load_sample_image
+
+    dtype = check.dtype(dtype)
+    luma = np.array([0.299, 0.587, 0.114])
+    images = (np.asarray(load_sample_image(name)) @ luma for name in ("flower.jpg", "china.jpg"))
+    return Photographs(*(jnp.asarray(image[..., None] / 255, dtype) for image in images))
+
+
+def patches(image: jax.Array, size: int, stride: int) -> jax.Array:
+    """Cut an image into squares, row by row; what is left over at the edges is left out.
+
+    Parameters
+    ----------
+    image
+        ``(height, width, channels)``.
+    size, stride
+        Pixels of a side, and from one square to the next.
+
+    Returns
+    -------
+    jax.Array
+        ``(patches, size, size, channels)``.
+
+    Examples
+    --------
+    >>> patches(photographs().train, 32, stride=16).shape
+    (975, 32, 32, 1)
+    """
+    check.positive_int("size", size)
+    check.positive_int("stride", stride)
+    image = check.floating("patches", image)
+    if image.ndim != 3 or min(image.shape[:2]) < size:
+        fix = "Take a smaller size, or add an axis of channels."
+        check.fail("patches", f"an image (height, width, channels) of at least {size}", image.shape, fix)
+    tops, lefts = (np.arange(0, n - size + 1, stride)[:, None] + np.arange(size) for n in image.shape[:2])
+    found = image[tops[:, None, :, None], lefts[None, :, None, :]]
+    return found.reshape(-1, size, size, image.shape[2])
 
 
 def flatten(data: Data) -> Data:

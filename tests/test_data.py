@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,3 +56,25 @@ def test_no_data_are_flattened_and_casts_checked(key):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_clusters_are_of_the_dtype_asked_for(dtype, key):
     assert data.clusters(key, dtype=dtype).train_x.dtype == dtype
+
+
+def test_photographs_are_grey_and_stay_apart():
+    train, test = data.photographs()
+    assert train.shape == test.shape == (427, 640, 1)
+    assert 0 <= float(min(train.min(), test.min())) < float(max(train.max(), test.max())) <= 1
+    assert not bool((train == test).all())
+    assert data.photographs("bfloat16").test.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 4), (4, 3), (6, 1)])
+def test_patches_are_squares_of_the_image_in_order(size, stride):
+    image = jnp.arange(6.0 * 9).reshape(6, 9, 1)
+    found = data.patches(image, size, stride)
+    corners = [(top, left) for top in range(0, 7 - size, stride) for left in range(0, 10 - size, stride)]
+    expected = np.stack([image[top : top + size, left : left + size] for top, left in corners])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_patches_larger_than_the_image_are_refused():
+    with pytest.raises(ValueError, match="of at least 7, got"):
+        data.patches(jnp.ones((6, 9, 1)), 7, 1)
