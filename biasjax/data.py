@@ -24,9 +24,12 @@ __all__ = [
     "clusters",
     "digits",
     "flatten",
+    "imbalanced",
     "mnist5k",
     "patches",
     "photographs",
+    "pooled",
+    "shifted",
 ]
 
 
@@ -154,12 +157,12 @@ def photographs(dtype: jax.typing.DTypeLike = jnp.float32) -> Photographs:
     >>> photographs().train.shape
     (427, 640, 1)
     """
-    from sklearn.datasets import load_sample_image
+    from sklearn.datasets import load_sample_image  # pyright: ignore[reportUnknownVariableType]
 
     dtype = check.dtype(dtype)
     luma = np.array([0.299, 0.587, 0.114])
-    images = (np.asarray(load_sample_image(name)) @ luma for name in ("flower.jpg", "china.jpg"))
-    return Photographs(*(jnp.asarray(image[..., None] / 255, dtype) for image in images))
+    colours = (cast(npt.NDArray[np.uint8], load_sample_image(name)) for name in ("flower.jpg", "china.jpg"))
+    return Photographs(*(jnp.asarray((image @ luma)[..., None] / 255, dtype) for image in colours))
 
 
 def patches(image: jax.Array, size: int, stride: int) -> jax.Array:
@@ -191,6 +194,106 @@ def patches(image: jax.Array, size: int, stride: int) -> jax.Array:
     tops, lefts = (np.arange(0, n - size + 1, stride)[:, None] + np.arange(size) for n in image.shape[:2])
     found = image[tops[:, None, :, None], lefts[None, :, None, :]]
     return found.reshape(-1, size, size, image.shape[2])
+
+
+def pooled(data: Data, size: int) -> Data:
+    """Shrink images by means over squares of pixels.
+
+    Parameters
+    ----------
+    data
+        Images ``(examples, height, width, channels)``.
+    size
+        Side of a square; it divides height and width.
+
+    Examples
+    --------
+    >>> pooled(digits(), 2).train_x.shape
+    (1437, 4, 4, 1)
+    """
+    check.positive_int("size", size)
+
+    def shrink(x: jax.Array) -> jax.Array:
+        height, width = _images("pooled", x)[1:3]
+        if height % size or width % size:
+            check.fail("size", f"a divisor of {height} and {width}", size, "Choose a divisor.")
+        height, width = height // size, width // size
+        return x.reshape(x.shape[0], height, size, width, size, x.shape[3]).mean((2, 4))
+
+    _checked(data)
+    return data._replace(train_x=shrink(data.train_x), test_x=shrink(data.test_x))
+
+
+def shifted(data: Data, seed: int, pixels: int) -> Data:
+    """Move each test image by a random number of pixels in both directions; zeros come in.
+
+    Parameters
+    ----------
+    data
+        Images ``(examples, height, width, channels)``; those to train on stay.
+    seed
+        Of the moves.
+    pixels
+        Greatest move; moves are uniform from ``-pixels`` to ``pixels``, no move included.
+
+    Examples
+    --------
+    >>> moved = shifted(digits(), seed=0, pixels=1)
+    >>> moved.test_x.shape, bool((moved.train_x == digits().train_x).all())
+    ((360, 8, 8, 1), True)
+    """
+    check.positive_int("pixels", pixels, low=0)
+    check.positive_int("seed", seed, low=0)
+    examples, height, width = _images("shifted", _checked(data).test_x)[:3]
+    x = np.asarray(data.test_x)
+    down, right = np.random.default_rng(seed).integers(-pixels, pixels + 1, (2, examples))
+    wide = np.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    moved = [
+        wide[i, pixels - down[i] :, pixels - right[i] :][:height, :width] for i in range(examples)
+    ]  # a pixel that was at (r, c) is at (r + down, c + right)
+    return data._replace(test_x=jnp.asarray(np.stack(moved)))
+
+
+def imbalanced(data: Data, digit: int, share: float, *, seed: int = 0) -> Data:
+    """Set one class against the rest, and thin its training examples out to a share.
+
+    Parameters
+    ----------
+    data
+        Any; labels become 1 for the class and 0 for the rest.
+    digit
+        The class.
+    share
+        Of it in the training set, to the nearest number of examples; the test set keeps all.
+    seed
+        Of the examples that stay.
+
+    Examples
+    --------
+    >>> rare = imbalanced(digits(), digit=0, share=0.01)
+    >>> int(rare.train_y.sum()), len(rare.train_y)
+    (13, 1301)
+    """
+    check.number("share", share, 0.0, 0.99)
+    check.positive_int("digit", digit, low=0)
+    check.positive_int("seed", seed, low=0)
+    positive = np.asarray(_checked(data).train_y) == digit
+    wanted = round(share / (1 - share) * int((~positive).sum()))
+    if not 1 <= wanted <= positive.sum():
+        expected = f"a share that needs 1 to {positive.sum()} examples of class {digit}"
+        check.fail("share", expected, f"{share}, which needs {wanted}", "Choose another.")
+    chosen = np.random.default_rng(seed).choice(np.flatnonzero(positive), wanted, replace=False)
+    kept = np.sort(np.concatenate([np.flatnonzero(~positive), chosen]))
+    train_y, test_y = (jnp.asarray(y == digit, jnp.int32) for y in (data.train_y, data.test_y))
+    return data._replace(train_x=data.train_x[kept], train_y=train_y[kept], test_y=test_y)
+
+
+def _images(what: str, x: jax.Array) -> tuple[int, ...]:
+    """Shape of images."""
+    if x.ndim != 4:
+        fix = "Take images as they are loaded, not flattened."
+        check.fail(what, "images (examples, height, width, channels)", x.shape, fix)
+    return x.shape
 
 
 def flatten(data: Data) -> Data:

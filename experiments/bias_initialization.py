@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import curves, variants
+from experiments._parts import curves
 from experiments._parts import initial_bias_panels as panels
 from experiments._parts import initial_biases as parts
 from experiments.claims import CLOSED_FORM, Claim, at_least, at_most, equal
@@ -113,8 +113,8 @@ def run(config: Config) -> xr.Dataset:
     digits = bj.sweep.run(point, axes, static=static, dims={"loss": ("step",), **own}, batching=40)
     digits = digits.assign_coords(init=list(parts.INITS), when=list(parts.WHEN))
     # MNIST at 7 by 7; there are too few of the 8x8 digits to thin them out
-    data = bj.data.flatten(variants.pooled(bj.data.mnist5k(), 4))
-    thinned = [variants.imbalanced(one, config.digit, config.share) for one in (data, held_out(data))]
+    data = bj.data.flatten(bj.data.pooled(bj.data.mnist5k(), 4))
+    thinned = [bj.data.imbalanced(one, config.digit, config.share) for one in (data, held_out(data))]
     axes = {
         "seed": np.arange(config.seeds),
         "rare_rate": config.rare_rates,

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import biasjax as bj
-from experiments._parts import trained, untied, untied_costs, variants
+from experiments._parts import trained, untied, untied_costs
 from experiments.claims import CLOSED_FORM, Claim, at_least, at_most, equal
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(config: Config) -> xr.Dataset:
     """Train the grid, and measure what untied biases cost."""
     whole = bj.data.mnist5k()
     data, moved = (
-        variants.pooled(one, 2) for one in (whole, variants.shifted(whole, seed=0, pixels=config.pixels))
+        bj.data.pooled(one, 2) for one in (whole, bj.data.shifted(whole, seed=0, pixels=config.pixels))
     )
     x, y = data.train_x, data.train_y
     pool = bj.data.Data(x[_HELD_OUT:], y[_HELD_OUT:], x[:_HELD_OUT], y[:_HELD_OUT])
