@@ -11,10 +11,10 @@ Expected: the answer holds where a norm follows: all entries are dead, their gra
 is the same without them. FiLM and concatenation re-center nothing: all entries are alive there.
 
 Measured, 10 seeds: the audit calls all of it dead in training with batch norm, conditional or not, and none
-of it with FiLM or concatenation. Its gradient is 4e-8 of the kernel's behind a norm, .4 and more elsewhere; the
+of it with FiLM or concatenation. Its gradient is 4e-8 of the kernel's before a norm, about .4 elsewhere; the
 generator's loss moves by 4e-5 at most in 20 updates, by .008 elsewhere. After 2000 updates rounding has grown
 in GANs with batch norm, too, but nothing is lost without the bias: accuracy of samples by a classifier is
-.962 to .971 with it and .963 to .975 without, differences -.002 ± .004 behind a norm and .000 ± .005
+.962 to .971 with it and .963 to .975 without, differences -.002 ± .004 before a norm and .000 ± .005
 elsewhere. Nor is the Fréchet distance in the classifier's features (2.3 to 3.7): paired differences are .03 ±
 1.1, -.3 ± .6, 1.0 ± .9 (FiLM, better without) and -.4 ± .6.
 

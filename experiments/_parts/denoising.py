@@ -109,19 +109,16 @@ def point(config: Any, key: jax.Array, *, use_bias: bool) -> dict[str, Any]:
 
 
 def images(patch: int, crop: int) -> tuple[jax.Array, jax.Array]:
-    """Patches of the left two thirds of one photograph; the middles of its right third, and of the other."""
+    """Patches of the left half of a flower; a square of its right half, and the middle of a temple."""
     import jax.numpy as jnp
 
     photographs = bj.data.photographs()
-    cut = photographs.train.shape[1] * 2 // 3
-    kept = photographs.train[:, cut:]
-    tests = jnp.stack([_middle(kept, crop), _middle(photographs.test, crop)])
-    return bj.data.patches(photographs.train[:, :cut], patch, patch // 2), tests
-
-
-def _middle(image: jax.Array, size: int) -> jax.Array:
-    top, left = ((n - size) // 2 for n in image.shape[:2])
-    return image[top : top + size, left : left + size]
+    height, width, _ = photographs.train.shape
+    cut, rows = width // 2, slice((height - crop) // 2, (height + crop) // 2)
+    same = photographs.train[rows, cut : cut + crop]
+    other = photographs.test[rows, (width - crop) // 2 : (width + crop) // 2]
+    patches = bj.data.patches(photographs.train[:, :cut], patch, patch // 2)
+    return patches, jnp.stack([same, other])
 
 
 def _test(denoise: Any, clean: jax.Array, noise: jax.Array, sigma: jax.Array) -> dict[str, Any]:
@@ -146,7 +143,7 @@ def draw(dataset: xr.Dataset):
     """PSNR and the network's bias over the noise, and the images of one seed."""
     fig, axes = bj.plot.panels(
         [
-            "the rest of the training photograph",
+            "the other half of the photograph",
             "another photograph",
             "share of the network's bias",
             "sigma 50: noisy",
