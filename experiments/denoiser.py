@@ -138,7 +138,9 @@ def claims(dataset: xr.Dataset) -> list[Claim]:
 
 def table(dataset: xr.Dataset) -> str:
     """PSNR by noise: published, and of both test images."""
-    rows = [("sigma", "published with", "without", "same: with", "without", "other: with", "without")]
+    rows: list[tuple[str, ...]] = [
+        ("sigma", "published with", "without", "same: with", "without", "other: with", "without")
+    ]
     mean = dataset.psnr.mean("seed")
     for sigma in dataset.sigma.values:
         published = [f"{value:.2f}" for value in PUBLISHED.get(sigma, ())] or ["", ""]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def switched(params: Generator, on: jax.Array) -> Generator:
     import jax.numpy as jnp
 
     on = jnp.asarray(on, params.first.kernel.dtype)
-    return params._replace(first=params.first._replace(bias=on * params.first.bias))
+    return params._replace(first=params.first._replace(bias=cast("jax.Array", params.first.bias) * on))
 
 
 def _adam(config: Any):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import biasjax as bj
 from biasjax import linear, norms, training
@@ -69,7 +69,7 @@ def bias_free_norm(
     if train:
         var = jnp.var(x, (0, 1, 2))
         state = state._replace(var=momentum * state.var + (1 - momentum) * var)
-    return x * (params.scale * jax.lax.rsqrt(var + 1e-5)), state
+    return x * (cast("jax.Array", params.scale) * jax.lax.rsqrt(var + 1e-5)), state
 
 
 def point(config: Any, key: jax.Array, *, use_bias: bool) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ CONFIG = dataclasses.replace(attention_sinks.SMOKE, width=8, hidden=8, blocks=2)
 
 @pytest.fixture(scope="module")
 def dataset():
-    small = {"seeds": 2, "steps": 10, "width": 8, "hidden": 8, "sequences": 128, "tested": 64}
+    small: dict[str, Any] = {"seeds": 2, "steps": 10, "width": 8, "hidden": 8, "sequences": 128, "tested": 64}
     small["weightings"] = tuple(attention_sinks.WEIGHTINGS)
     return attention_sinks.run(dataclasses.replace(attention_sinks.SMOKE, **small))
 

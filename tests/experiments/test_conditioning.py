@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import linalg
@@ -40,12 +41,12 @@ def test_the_distance_is_that_of_normal_distributions():
 @pytest.mark.parametrize("mode", gan.MODES)
 def test_a_bias_that_is_switched_off_is_not_there(mode):
     params, state = gan.generator_init(jax.random.key(0), mode, 4, 6)
-    biased = params._replace(first=params.first._replace(bias=params.first.bias + 1.0))
+    biased = params._replace(first=params.first._replace(bias=jnp.ones(6)))
     without = params._replace(first=params.first._replace(bias=None))
     latents, condition = jax.random.normal(jax.random.key(1), (5, 4)), jax.nn.one_hot(np.arange(5), 10)
     off, none, on = (
         gan.generate(p, state, latents, condition, train=True)[0]
-        for p in (gan.switched(biased, np.float32(0)), without, gan.switched(biased, np.float32(1)))
+        for p in (gan.switched(biased, jnp.array(0.0)), without, gan.switched(biased, jnp.array(1.0)))
     )
     np.testing.assert_array_equal(off, none)
     assert (np.abs(on - off).max() < 1e-5) == (state is not None)

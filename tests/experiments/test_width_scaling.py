@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ def test_a_first_update_is_that_of_numpy_in_float64(optimizer):
 
 
 def test_changes_are_told_apart_by_what_made_them():
-    params = mup.draw(TINY, jax.random.key(2), 16, mup.powers("SGD", mup.Rule()))
+    params: Any = mup.draw(TINY, jax.random.key(2), 16, mup.powers("SGD", mup.Rule()))
     x = mup.digits().train_x[:8]
     moved = (params[0], params[1]._replace(bias=params[1].bias + 0.5), params[2])
     found = {name: np.asarray(value) for name, value in mup.changes(params, moved, x).items()}
@@ -121,11 +122,11 @@ def test_powers_and_multipliers_are_found_where_they_are_known():
     width = xr.DataArray([1.0, 2.0, 8.0], dims="width", coords={"width": [32, 64, 256]})
     assert float(width_scaling.slope(3.0 * width**1.0)) == pytest.approx(1.0)
     logs = np.arange(-1, 6)
-    at = xr.DataArray(4.0**logs, dims="multiplier", coords={"multiplier": 4.0**logs})
-    bowl = 1 + (np.log2(at) - 3) ** 2 / 100
+    at: Any = xr.DataArray(4.0**logs, dims="multiplier", coords={"multiplier": 4.0**logs})
+    bowl: Any = 1 + (np.log2(at) - 3) ** 2 / 100
     assert float(width_scaling.best(bowl)) == pytest.approx(8.0)
     assert float(width_scaling.best(bowl.where(at < 100))) == pytest.approx(8.0)
-    cliff = xr.where(at < 20, 0.3, np.inf)  # from 16 to 64 the loss rises to twice chance
+    cliff: Any = xr.where(at < 20, 0.3, np.inf)  # from 16 to 64 the loss rises to twice chance
     middle, top = (0.3 + np.log(10)) / 2, 2 * np.log(10)
     expected = 2 ** (4 + 2 * (middle - 0.3) / (top - 0.3))
     assert float(width_scaling.harmful(cliff)) == pytest.approx(expected)
