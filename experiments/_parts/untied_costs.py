@@ -25,13 +25,12 @@ def measure(pool: bj.data.Data, batch_size: int, repeats: int) -> xr.Dataset:
     import xarray as xr
 
     counts = {biases: vgg16_biases(biases) for biases in untied.BIASES}
-    kept = [temporary_bytes(kind, batch_size) for kind in KINDS]
+    kept = np.array([values_kept(kind, batch_size) for kind in KINDS])
     positions = untied.SIDES[0] ** 2 * untied.CHANNELS[2]
-    kept_values = (np.array(kept) - kept[0]) / (4 * positions)
     return xr.Dataset(
         {
             "vgg16_biases": ("biases", [counts[biases] for biases in untied.BIASES]),
-            "kept_values": ("kind", kept_values),
+            "kept_values": ("kind", (kept - kept[0]) / positions),
             "milliseconds": (("biases", "repeat"), np.stack(update_times(pool, batch_size, repeats))),
         },
         {"biases": list(untied.BIASES), "kind": list(KINDS)},
@@ -55,8 +54,8 @@ def vgg16_biases(biases: str) -> int:
     return total
 
 
-def temporary_bytes(kind: str, batch_size: int) -> int:
-    """Bytes beside arguments and results that the compiled gradient of a layer between two others uses."""
+def values_kept(kind: str, batch_size: int) -> int:
+    """Numbers that differentiation keeps for the backward pass of a layer in front of another one."""
     import jax
     import jax.numpy as jnp
 
@@ -75,9 +74,9 @@ def temporary_bytes(kind: str, batch_size: int) -> int:
         return jnp.mean(bj.linear.conv(following, jax.nn.relu(y), strides=2) ** 2)
 
     x = jnp.ones((batch_size, side, side, inputs))
-    compiled = jax.jit(jax.grad(loss)).lower((layer, scale, following), x).compile()
-    analysis: Any = compiled.memory_analysis()
-    return int(analysis.temp_size_in_bytes)
+    # What a pullback holds is what was kept; nothing is computed
+    pullback = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, x), p)[1], (layer, scale, following))
+    return sum(leaf.size for leaf in jax.tree.leaves(pullback))
 
 
 def update_times(pool: bj.data.Data, batch_size: int, repeats: int) -> list[np.ndarray]:
