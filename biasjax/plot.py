@@ -43,6 +43,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "font.size": 9,
     "grid.alpha": 0.25,
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "biasjax",
 }
 # matplotlib reads a legend's style when it is made, which is after `panels` has returned

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from experiments._report import runs
 from experiments.claims import Claim
 
 XLA_FLAGS = {
@@ -115,7 +116,7 @@ def choose(name: str, known: Collection[str]) -> str:
 def parse(name: str, arguments: Sequence[str]) -> Run:
     """Read the command line of one experiment."""
     module = importlib.import_module(f"experiments.{name}")
-    config = module.SMOKE if "--smoke" in arguments else module.Config()
+    config = usual(module, "--smoke" in arguments)
     # The names of the fields head the two lists of options in the help
     options = dataclasses.make_dataclass("Options", [("experiment", module.Config), ("common", Common)])
     both: Any = tyro.cli(
@@ -127,6 +128,11 @@ def parse(name: str, arguments: Sequence[str]) -> Run:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return Run(name, module, both.experiment, both.common)
+
+
+def usual(module: ModuleType, smoke: bool) -> Any:
+    """Config of an experiment without options."""
+    return module.SMOKE if smoke else module.Config()
 
 
 def check_extra() -> None:
@@ -162,18 +168,22 @@ def execute(run: Run) -> bool:
     name, module, folder = run.name, run.module, run.folder
     began = time.perf_counter()
     print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
+    text, smoke = module.__doc__ or "", run.common.smoke
+    said = runs.begin(folder, name, text, run.config, usual(module, smoke), smoke=smoke)
     dataset = module.run(run.config)
     dataset = dataset.assign_attrs(experiment=name, config=json.dumps(dataclasses.asdict(run.config)))
     store.save(dataset, folder / "dataset.nc")
     with kept(folder / "dataset.nc"):
         claims = module.claims(dataset)
-        write_claims(claims, folder / "claims.json")
+        runs.write_claims(claims, folder)
         plot.save(module.figure(dataset), folder / name)
         if hasattr(module, "table"):
             print(f"\n{module.table(dataset)}\n")
         holds = bool(claims) and report(claims)
+    seconds = time.perf_counter() - began
+    runs.finish(folder, said, seconds)
     verdict = "all claims hold" if holds else "some claims do not hold"
-    print(f"{name}: {verdict} ({time.perf_counter() - began:.0f} s); written to {folder}", flush=True)
+    print(f"{name}: {verdict} ({seconds:.0f} s); written to {folder}", flush=True)
     return holds
 
 
@@ -185,13 +195,6 @@ def kept(dataset: Path) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"The computed dataset is kept: biasjax.store.load({str(dataset)!r}).")
         raise
-
-
-def write_claims(claims: Sequence[Claim], path: Path) -> None:
-    """Write claims as JSON, all of the file or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps([claim.to_dict() for claim in claims], indent=2) + "\n")
-    os.replace(beside, path)
 
 
 def report(claims: Sequence[Claim]) -> bool:

@@ -94,7 +94,7 @@ def run(config: Config) -> xr.Dataset:
         functools.partial(denoising.point, config),
         {"seed": np.arange(config.seeds)},
         static={"use_bias": [True, False]},
-        dims=dims | {"denoised": image, "noisy": image},
+        dims=dims | {"denoised": image, "noisy": image, "weights": ("weight",)},
         batching=1,
     )
     coordinates = {"sigma": list(config.sigmas), "photograph": list(denoising.PHOTOGRAPHS)}

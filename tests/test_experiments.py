@@ -27,6 +27,8 @@ def _fake(tmp_path, **others):
     module = types.ModuleType("fake", "Is one one?")
     module.__dict__.update(
         {
+            "Config": Config,
+            "SMOKE": Config(),
             "run": lambda config: xr.Dataset({"value": config.value}),
             "claims": lambda dataset: [claims.equal("c* is one", "", 1.0, dataset.value, tolerance=0.1)],
             "figure": lambda dataset: plot.panels(["one"])[0],
@@ -93,7 +95,7 @@ def test_a_run_writes_dataset_claims_and_figures(tmp_path, capsys):
     run = _fake(tmp_path, table=lambda dataset: "a table")
     main.check_output([run])
     assert main.execute(run)
-    names = {"dataset.nc", "claims.json", "fake.png", "fake.svg"}
+    names = {"dataset.nc", "claims.json", "fake.png", "fake.svg", "run.json"}
     assert {file.name for file in run.folder.iterdir()} == names
     (written,) = json.loads((run.folder / "claims.json").read_text())
     assert written == run.module.claims(store.load(run.folder / "dataset.nc"))[0].to_dict()
@@ -106,6 +108,7 @@ def test_a_run_writes_dataset_claims_and_figures(tmp_path, capsys):
 
 def test_what_was_computed_outlives_a_claim_or_figure_that_raises(tmp_path, monkeypatch, capsys):
     for name, left in (("claims", {"dataset.nc"}), ("figure", {"dataset.nc", "claims.json"})):
+        left = left | {"run.json"}
         run = _fake(tmp_path / name, **{name: _raise})
         monkeypatch.setattr(main, "parse", lambda *_, run=run: run)
         assert main.main(["norm_order"]) == 2

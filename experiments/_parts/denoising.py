@@ -105,7 +105,33 @@ def point(config: Any, key: jax.Array, *, use_bias: bool) -> dict[str, Any]:
     noisy = tests + 50 / 255 * noise
     once, twice = denoise(noisy), denoise(2 * noisy)
     gap = jnp.linalg.norm(twice - 2 * once) / jnp.linalg.norm(twice)
-    return found | {"homogeneity": gap, "denoised": once[..., 0], "noisy": noisy[..., 0]}
+    shown = {"denoised": once[..., 0], "noisy": noisy[..., 0], "weights": folded(fit.params, fit.state)}
+    return found | {"homogeneity": gap} | shown
+
+
+def folded(params: Net, state: norms.BatchStats) -> jax.Array:
+    """Weights of the plain network that a trained one is: norms folded into the convolutions before them.
+
+    The kernel (height, width, in, out) and bias of each layer in turn, flat; biases are 0 without biases.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    factor = cast("jax.Array", params.norm.scale) * jax.lax.rsqrt(state.var + 1e-5)  # (depth - 2, channels)
+    kernels = params.middle.kernel * factor[:, None, None, None]
+    biases = jnp.zeros_like(factor)
+    if params.norm.bias is not None:
+        own = cast("jax.Array", params.middle.bias)
+        biases = (own - state.mean) * factor + params.norm.bias
+    middle = zip(kernels, biases, strict=True)
+    first, last = ((p.kernel, _bias(p)) for p in (params.first, params.last))
+    return jnp.concatenate([leaf.ravel() for layer in (first, *middle, last) for leaf in layer])
+
+
+def _bias(params: linear.Linear) -> jax.Array:
+    import jax.numpy as jnp
+
+    return jnp.zeros(params.kernel.shape[-1]) if params.bias is None else params.bias
 
 
 def images(patch: int, crop: int) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +55,22 @@ def test_training_sees_nothing_of_the_tests():
 def test_wrong_noise_is_refused():
     with pytest.raises(ValueError, match="10, 50 and 90 among them"):
         denoiser.run(dataclasses.replace(CONFIG, sigmas=(10.0, 50.0)))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_weights_are_those_of_a_plain_network(dataset, use_bias):
+    at = {"seed": 0, "use_bias": use_bias}
+    weights = dataset.weights.sel(at).values
+    h, widths = np.asarray(dataset.noisy.sel(at))[..., None], (1, *(CONFIG.channels,) * (CONFIG.depth - 1), 1)
+    x = h
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        size = 9 * inputs * outputs
+        kernel, bias, weights = weights[:size], weights[size : size + outputs], weights[size + outputs :]
+        assert use_bias or not bias.any()
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (1, 2)
+        )
+        h = np.einsum("nyxcij,ijco->nyxo", windows, kernel.reshape(3, 3, inputs, outputs)) + bias
+        h = np.maximum(h, 0) if i < CONFIG.depth - 1 else h
+    assert not weights.size
+    np.testing.assert_allclose((x - h)[..., 0], dataset.denoised.sel(at), atol=2e-5)
