@@ -1,5 +1,8 @@
 """Does Xavier initialisation assume anything about the bias? Every layer, forward and backward.
 
+Answer: yes, that there is none. With biases of .5 variances settle or grow as theory says, but two inputs
+become alike in every case but tanh under He's weights: what survives depth is the bias's noise.
+
 Source: the open questions of the notebook on Xavier and the bias ("Does Xavier init make any assumption about
 the bias term?", "Plot activations for each layer", "Backward pass", "ReLu"); Glorot & Bengio (2010); He et
 al., arXiv 1502.01852. ReLU, tanh and GELU networks under Xavier, He, LeCun and orthogonal weights, with

@@ -1,5 +1,8 @@
 """Which biases of a transformer do anything, in attention, dense layers and norms?
 
+Answer: in attention key biases do nothing, and value biases nothing that an output bias could not do, unless
+there is rotary embedding (keys) or a sink or sigmoid (both); without any bias no accuracy is lost here.
+
 Source: a forum thread on bias=False, 2021, which asks about "certain layers in an attention architecture" and
 is answered that layer norm cancels biases before it; BitFit (arXiv 2106.10199), which tunes biases alone, and
 BEFT (arXiv 2509.15974), by which value biases are those to tune. Blocks are audited; small transformers that

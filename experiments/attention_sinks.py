@@ -1,5 +1,8 @@
 """When does attention sink into the first token, and do biases or a learned sink take its place?
 
+Answer: it sinks where there is nothing to copy. A learned sink takes attention of its own but next to none of
+the first token's; biases hardly matter, and sigmoid does away with it in the second block only.
+
 Source: arXiv 2410.10781: sinks come with softmax, sink tokens act as key biases, a learnable key without a
 value takes their place, and with sigmoid attention they do not appear; arXiv 2410.13835: heads that have
 nothing to do at most tokens make a sink of the first one, in Bigram-Backcopy, where a token is to be copied

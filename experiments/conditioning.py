@@ -1,5 +1,8 @@
 """Is the bias of the linear layer after a conditioning vector dead in a GAN?
 
+Answer: yes where batch norm follows it, conditional or not; no under FiLM or concatenation without a norm,
+where it is alive, though nothing is lost without it there either.
+
 Source: a forum thread on bias=False, 2021. The question: authors of GANs leave the bias out of "the initial
 linear layer after a conditioning vector"; why? The answer: "in the GANs' conditioning layer the data gets
 re-centered, effectively cancelling the bias". A conditional GAN on the 8x8 digits is trained with that bias

@@ -1,5 +1,8 @@
 """What do convolutions change of signal propagation: spatial modes, borders, singular values?
 
+Answer: a window averages differences of two inputs over positions, which delta-orthogonal kernels do not;
+padding with zeros takes a third of the variance at borders, and a bias fills it.
+
 Source: the last open question of the notebook on Xavier and the bias ("Conv layer"); Xiao et al., arXiv
 1806.05393. Deep 1-D convolutional networks with Gaussian, orthogonal and delta-orthogonal kernels, linear,
 ReLU and tanh, with and without bias, under circular and under zero padding. Two inputs whose correlation

@@ -1,5 +1,8 @@
 """Is the mean that layer norm subtracts redundant, and which bias does that subtraction remove?
 
+Answer: redundant in the residual stream, where nothing puts a mean; not behind ReLU, where trained networks
+rely on it. It removes a constant bias: one direction out of n.
+
 Source: "Re-Introducing LayerNorm" (arXiv 2409.12951): layer norm removes what lies along the vector of ones,
 and language models keep away from that vector, trained with layer or RMS norm, so that removing it is
 redundant. Residual networks learn the 8x8 digits with either, in the stream (before each branch and the head)

@@ -1,5 +1,8 @@
 """How many parameters are biases, and how many of these can do nothing?
 
+Answer: few are biases, .01% in VGG16 and .2% in ResNet-50; but before batch norm all of them are dead in
+training, half of all of ResNet-50's, and in attention those of the keys.
+
 Source: a forum thread on Keras' convolutions, 2017, which counts 1792 = 1728 + 64 parameters in VGG16's first
 layer and asks why there is one bias for each channel; a lesson on biases in Keras, 2018, which reads them by
 `get_weights` before training. Models are counted by their shapes alone, so none of them is allocated; which

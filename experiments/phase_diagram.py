@@ -1,5 +1,8 @@
 """Where in the plane of weight and bias scales does a deep network keep two inputs apart, and who moves that?
 
+Answer: on a critical line, where theory puts it to 2%. A bias moves it to larger weights for tanh and its
+like and to smaller ones for GELU and SiLU; ReLU loses it altogether.
+
 Source: Poole et al., arXiv 1606.05340, and Schoenholz et al., arXiv 1611.01232, after a question in a
 notebook on Xavier and the bias. Pairs of inputs are sent through random tanh networks on a grid of
 (sigma_w, sigma_b), and the correlation that they end with, the growth of gradients and the depth scale are

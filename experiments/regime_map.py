@@ -1,5 +1,8 @@
 """When does a bias before batch norm matter, at inference and in low precision?
 
+Answer: at inference when the running mean lags behind by more than about one standard deviation; the defaults
+of PyTorch, Keras and Flax stay far below. In bfloat16 from a bias of 100 on.
+
 Source: the open comment of a forum thread on conv-relu-bn, 2019 ("and at inference time?"). Batch norm
 cancels a bias b before it in training, but the running mean m' = m m' + (1 - m) x follows late. Networks are
 trained on the 8x8 digits over optimiser x schedule x decay of the bias x momentum of batch norm x initial

@@ -1,5 +1,8 @@
 """What do a weight and a bias do to a unit's input-output curve, and to that of a small network?
 
+Answer: a bias shifts a unit's curve and leaves its slopes; the weight stretches it. Hidden biases place a
+network's kinks: without them it fits no target that is not a line on either side of zero.
+
 Source: a forum thread on the bias of a convolution: "When bias is changed, slope of the input-output curve is
 changed keeping the shape constant. if you try to change the value of all weights (shifting weights), shape
 itself changes". Units y = phi(w x + b) over a grid of weights and biases, which sliders can read, for all

@@ -1,5 +1,8 @@
 """What repairs running statistics that lag?
 
+Answer: statistics measured anew on the training set; or the bias removed before training, kept from decay
+(with patience), or removed later and trained on for 200 updates.
+
 Source: `norm_order`: before batch norm a large bias under L2 leaves training as it is and costs .80 of
 accuracy at inference, where the running mean lags behind it. Networks are trained on the 8x8 digits over
 batch size x momentum of batch norm x decay of biases on/off x initial bias x seeds, then repaired.

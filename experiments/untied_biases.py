@@ -1,5 +1,8 @@
 """Why does a convolution have one bias for each channel, and not one for each position?
 
+Answer: for none of the reasons that people guess: biases of positions are cheap and overfit little. They tell
+a layer where things stand, and a shared bias keeps its answer independent of that.
+
 Source: a forum thread on the 64 biases of VGG16's first layer: "is there a special reason why that makes more
 sense than just adding a different number to all the 64x224x224 numbers of the output?" Its guesses: the model
 overfits ("very very biased"), training takes more time and memory, as "for every additional parameter, the

@@ -1,5 +1,8 @@
 """How must a bias be initialised, and how fast may it learn, as width grows?
 
+Answer: from a constant standard deviation, at a rate that does not fall with width under Adam and grows with
+it under SGD (muP). PyTorch's 1/sqrt(fan_in) lets biases vanish from wide layers.
+
 Source: Table 3 of "Tensor Programs V" (arXiv 2203.03466), which puts all biases with the input weights:
 initial variance 1/fan_in, rate fan_out under SGD and 1 under Adam. Networks of ReLU with two hidden layers
 learn the 8x8 digits at many widths n, under muP and under rules that miss it by a power of n. At a width of

@@ -1,5 +1,8 @@
 """When must zero become zero, and what does leaving the bias out buy where it must?
 
+Answer: where zero itself matters. Networks of ReLU without biases keep f(2x) = 2 f(x) to the last bit, but a
+norm can break that by itself; elsewhere leaving biases out buys little.
+
 Source: a forum thread on bias=False, 2021: leave biases out "if you want to transform zeros to zeros", as in
 learned rotations. Two parts: which networks without biases are homogeneous, f(a x) = a f(x), by their norm;
 and a rotation learned from noisy pairs by least squares, with and without a bias.

@@ -56,7 +56,7 @@ def test_keeps_the_contract(name):
     for config in (module.Config(), module.SMOKE):
         assert json.loads(json.dumps(dataclasses.asdict(config)))
         hash(config)
-    for word in ("Source:", "Expected:", "Measured", "Cost:", f"python -m experiments {name}"):
+    for word in ("Answer:", "Source:", "Expected:", "Measured", "Cost:", f"python -m experiments {name}"):
         assert word in (module.__doc__ or "")
 
 

@@ -1,0 +1,185 @@
+"""The numbers that the page's live controls carry, as dictionaries of what JSON holds.
+
+All come from the library: the browser interpolates, iterates and convolves, and knows no constants of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid")
+"""Of the phase map."""
+SIGMA_W, SIGMA_B = np.arange(10, 61) / 20, np.arange(11) / 10
+"""Its grid, on which its sliders move."""
+TRAINS = 6
+"""Depth that still trains, in xi_c (arXiv 1611.01232)."""
+SIDE = 96
+"""Pixels of the side of the image that is denoised."""
+NOISE_SCALE = 4096
+"""Steps of the noise that is carried, in one standard deviation."""
+
+
+def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> dict[str, Any]:
+    """Order parameters of one activation on the grid, flat with sigma_w last; None is infinite.
+
+    Returns
+    -------
+    dict
+        ``q``, ``chi_1`` and ``xi_c``, ``status`` (names), and ``line``: points (sigma_w, sigma_b) of the stable
+        critical line on the grid.
+    """
+    import biasjax as bj
+
+    plane = bj.phases.diagram(activation, sigma_w=sigma_w, sigma_b=sigma_b).transpose("sigma_b", "sigma_w")
+    line = bj.phases.critical_line(activation, np.asarray(sigma_b))
+    first = np.where(np.asarray(line.stable)[..., 0], np.asarray(line.sigma_w)[..., 0], np.inf)
+    if activation == "relu":  # neutral: every variance stays, so that the point is not called stable
+        first = np.asarray(line.sigma_w)[..., 0]
+    inside = first <= np.max(sigma_w)
+    return {
+        **{name: [_short(x) for x in plane[name].values.ravel()] for name in ("q", "chi_1", "xi_c")},
+        "status": [bj.phases.STATUSES[int(i)] for i in plane.status.values.ravel()],
+        "line": [[_short(w), _short(b)] for w, b in zip(first[inside], np.asarray(sigma_b)[inside], strict=True)],
+    }
+
+
+def _short(x: Any) -> float | None:
+    """Five digits, which JSON can hold; None of what is infinite or not known."""
+    return float(f"{float(x):.5g}") if np.isfinite(x) else None
+
+
+def regimes(dataset: xr.Dataset) -> dict[str, Any]:
+    """The regime map's curve, its runs at the end, and the standard deviation that it was measured at.
+
+    Returns
+    -------
+    dict
+        ``shift`` and ``lost`` of the curve; ``runs``, pairs of lag/std by the formula and accuracy lost, means
+        over seeds; ``std``, the median of what is normalised; ``forgotten``, up to which m^t the curve holds.
+    """
+    from experiments import regime_map
+
+    curve = regime_map.curve(dataset, "accuracy")
+    known = regime_map.settled(dataset)
+    means = [x.where(known).isel(report=-1).mean("seed") for x in (dataset.lag_formula, dataset.accuracy_lost)]
+    lag, lost = (x.transpose(*means[0].dims).values.ravel() for x in means)
+    seen = np.isfinite(lag) & np.isfinite(lost)
+    return {
+        "shift": [float(x) for x in curve.shift],
+        "lost": [float(x) for x in curve.lost],
+        "runs": [[_short(x), _short(y)] for x, y in zip(lag[seen], lost[seen], strict=True)],
+        "std": float(dataset.batch_std.median()),
+        "forgotten": regime_map.FORGOTTEN,
+    }
+
+
+def lag(bias_value: float, momentum: float, decay: float, t: int) -> float:
+    """Lag of the running mean by the closed form, also where decay and momentum let both fall alike."""
+    from experiments._parts import dead_bias
+
+    r = 1 - decay
+    if abs(r - momentum) < 1e-9:  # (r^t - m^t) / (r - m) becomes t m^(t - 1)
+        return bias_value * (r**t - (1 - momentum) * t * momentum ** (t - 1))
+    return float(dead_bias.lag_formula(bias_value, momentum, r, t))
+
+
+def denoiser(dataset: xr.Dataset) -> dict[str, Any]:
+    """Weights of seed 0 with and without biases, a clean image and one noise, in base64, little-endian.
+
+    Returns
+    -------
+    dict
+        ``with`` and ``without`` (float32), ``clean`` (uint8, of 255), ``noise`` (int16, of ``scale``), ``side``,
+        ``channels``, ``depth`` and ``trained_to``.
+    """
+    from experiments._parts import denoising
+
+    config = json.loads(dataset.attrs["config"])
+    start = (160 - SIDE) // 2
+    photograph = np.asarray(denoising.images(32, 160)[1][0, start : start + SIDE, start : start + SIDE, 0])
+    noise = np.random.default_rng(0).standard_normal((SIDE, SIDE)).clip(-7, 7)
+    weights = dataset.weights.isel(seed=0)
+    widths = (1, *(config["channels"],) * (config["depth"] - 1), 1)
+    size = sum(9 * i * o + o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    if weights.sizes["weight"] != size:
+        raise ValueError(f"{weights.sizes['weight']} weights are not those of {widths} features")
+    return {
+        "with": _base64(weights.sel(use_bias=True).values, "<f4"),
+        "without": _base64(weights.sel(use_bias=False).values, "<f4"),
+        "clean": _base64(np.rint(255 * photograph), "u1"),
+        "noise": _base64(np.rint(NOISE_SCALE * noise), "<i2"),
+        "scale": NOISE_SCALE,
+        "side": SIDE,
+        "channels": config["channels"],
+        "depth": config["depth"],
+        "trained_to": config["trained_to"],
+    }
+
+
+def _base64(values: Any, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).astype(dtype).tobytes()).decode()
+
+
+def denoised(data: dict[str, Any], sigma: float) -> dict[str, tuple[np.ndarray, float]]:
+    """Images and their PSNR in dB, noisy, with and without biases, of what `denoiser` gave."""
+    side = data["side"]
+    clean = _array(data["clean"], "u1").reshape(side, side) / np.float32(255)
+    noise = _array(data["noise"], "<i2").reshape(side, side) / np.float32(data["scale"])
+    noisy = clean + np.float32(sigma / 255) * noise
+    images = {"noisy": noisy} | {name: _plain(data, name, noisy) for name in ("with", "without")}
+    return {name: (image, _psnr(image, clean)) for name, image in images.items()}
+
+
+def _array(text: str, dtype: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
+def _psnr(image: np.ndarray, clean: np.ndarray) -> float:
+    """PSNR of an image in [0, 1], infinite of the clean one."""
+    error = float(np.mean((image - clean).astype(float) ** 2))
+    return -10 * float(np.log10(error)) if error else float("inf")
+
+
+def _plain(data: dict[str, Any], name: str, noisy: np.ndarray) -> np.ndarray:
+    """Run the plain ReLU network that the weights are of; see `denoising.folded` for their order."""
+    import jax
+    import jax.numpy as jnp
+
+    from biasjax import linear
+
+    weights, h = _array(data[name], "<f4"), jnp.asarray(noisy)[None, ..., None]
+    widths = (1, *(data["channels"],) * (data["depth"] - 1), 1)
+    for i, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        size = 9 * inputs * outputs
+        kernel, bias = weights[:size].reshape(3, 3, inputs, outputs), weights[size : size + outputs]
+        h = linear.conv(linear.Linear(jnp.asarray(kernel), jnp.asarray(bias)), h)
+        h, weights = jax.nn.relu(h) if i < data["depth"] - 1 else h, weights[size + outputs :]
+    return noisy - np.asarray(h)[0, ..., 0]
+
+
+def png(image: np.ndarray) -> str:
+    """A grey image, cut to [0, 1], as a data URI."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(np.rint(255 * image.clip(0, 1)).astype(np.uint8)).save(held, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+@functools.cache
+def response(activation: str, x: float) -> float:
+    """An activation at one point, in float32 as everything."""
+    import jax.numpy as jnp
+
+    from biasjax import activations
+
+    return float(activations.get(activation)(jnp.float32(x)))
