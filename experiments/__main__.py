@@ -1,4 +1,4 @@
-"""List and run the experiments: `python -m experiments [NAME | all] [--smoke] [--output DIR] [--OPTION ...]`.
+"""List and run the experiments: `python -m experiments [NAME | all | report] [--smoke] [--output DIR] [...]`.
 
 An experiment is a module beside this one with `Config` (a frozen dataclass), `SMOKE` (a config that takes
 seconds), `run(config) -> xr.Dataset`, `claims(dataset) -> list[Claim]` and `figure(dataset) -> Figure`. A
@@ -45,7 +45,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 EXTRA = ("rich", "matplotlib", "sklearn", "mlxtend")
 """What the extra "experiments" installs."""
 HEADINGS = ("", "claim", "expected", "measured", "null")
-SIGNS = {"=": "=", "<=": "≤", ">=": "≥"}
 MARKS = {
     "±": "what is allowed, of the expected; half of a 95% interval, of the measured",
     "null": "the same measure where the claim must fail: bias off, or effect reversed",
@@ -102,6 +101,7 @@ def list_experiments() -> None:
     for name, line in known.items():
         print(f"{name:{width}}  {line}")
     print("\npython -m experiments NAME [--smoke] [--output DIR] [--help]; NAME may be all.")
+    print("python -m experiments report [--from DIR] [--output FILE]: one page of all of them.")
 
 
 def choose(name: str, known: Collection[str]) -> str:
@@ -109,7 +109,7 @@ def choose(name: str, known: Collection[str]) -> str:
     if name not in known:
         from biasjax import check
 
-        check.choice("experiment", name, [*known, "all"])
+        check.choice("experiment", name, [*known, "all", "report"])
     return name
 
 
@@ -202,7 +202,7 @@ def report(claims: Sequence[Claim]) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    rows, console = [_row(claim) for claim in claims], Console(highlight=False, markup=False)
+    rows, console = [claim.cells() for claim in claims], Console(highlight=False, markup=False)
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
     # Where the terminal is narrow a claim is cut, which claims.json has in full
     widths[1] = max(10, min(widths[1], console.width - sum(widths[2:], widths[0]) - 2 * len(widths)))
@@ -219,23 +219,12 @@ def report(claims: Sequence[Claim]) -> bool:
     return all(claim.holds for claim in claims)
 
 
-def _row(claim: Claim) -> tuple[str, ...]:
-    """One line of the table of claims, a cell for each of `HEADINGS`."""
-    expected = f"{SIGNS[claim.relation]} {_number(claim.expected)}"
-    expected += f"±{claim.tolerance:.1g}" if claim.tolerance else ""
-    measured = _number(claim.measured) + (f"±{claim.interval:.1g}" if claim.interval else "")
-    return claim.verdict, claim.name, expected, measured, "" if claim.null is None else _number(claim.null)
-
-
-def _number(value: float) -> str:
-    """Three digits, or all of a count's."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 and value == round(value) else f"{value:.3g}"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Dispatch the command line; return 1 if a claim does not hold, 2 if a run was not possible."""
     known = experiments()
     name, *rest = arguments or ["list"]
+    if name == "report":
+        return make_report(rest, list(known))
     if name in (*HELP, "list") or (name == "all" and set(HELP) & set(rest)):
         list_experiments()
         return 0
@@ -246,6 +235,26 @@ def main(arguments: Sequence[str]) -> int:
     except EXPECTED as error:
         return complain(error)
     return max(attempt(run) for run in runs)
+
+
+def make_report(arguments: Sequence[str], names: Sequence[str]) -> int:
+    """Run what a report misses, and write it; return the exit status."""
+    from experiments import report
+
+    options = report.parse(arguments)
+    small = ["--smoke"] if options.smoke else []
+    try:
+        report.check(options)
+        todo = [
+            parse(name, [*small, "--output", str(options.source)]) for name in report.missing(options, names)
+        ]
+        check_extra()
+        check_output(todo)
+        for run in todo:
+            attempt(run)
+        return 0 if report.write(options, names) else 1
+    except EXPECTED as error:
+        return complain(error)
 
 
 def attempt(run: Run) -> int:

@@ -11,6 +11,8 @@ SCHOENHOLZ = "arXiv 1611.01232"
 CLOSED_FORM = "closed form"
 """Sources that several experiments name."""
 
+SIGNS = {"=": "=", "<=": "≤", ">=": "≥"}
+
 
 class Claim(NamedTuple):
     """One claim and its measurement.
@@ -66,6 +68,19 @@ class Claim(NamedTuple):
         """Whether the claim fails for its null twin, all of its interval included; a NaN shows nothing."""
         return not math.isnan(null) and not self._bears(null, -self.interval)
 
+    def cells(self) -> tuple[str, ...]:
+        """Verdict, name, and what was expected, measured, and given by the null twin, for a table.
+
+        Examples
+        --------
+        >>> equal("a plateau", "closed form", 1.0335, 1.02, tolerance=0.03, null=0.0).cells()
+        ('holds', 'a plateau', '= 1.03±0.03', '1.02', '0')
+        """
+        expected = f"{SIGNS[self.relation]} {_number(self.expected)}"
+        expected += f"±{self.tolerance:.1g}" if self.tolerance else ""
+        measured = _number(self.measured) + (f"±{self.interval:.1g}" if self.interval else "")
+        return self.verdict, self.name, expected, measured, "" if self.null is None else _number(self.null)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `claims.json` holds."""
         return {**self._asdict(), "verdict": self.verdict}
@@ -115,6 +130,11 @@ def at_least(
     'fails'
     """
     return _claim(name, source, ">=", bound, measured, 0.0, interval, null)
+
+
+def _number(value: float) -> str:
+    """Three digits, or all of a count's."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 and value == round(value) else f"{value:.3g}"
 
 
 def _claim(

@@ -116,19 +116,23 @@ def read(folder: Path, name: str) -> Record:
         return record._replace(state="missing", why="It was not run.")
     try:
         if not (folder / RUN).exists():
-            claims = read_claims(folder) if (folder / CLAIMS).exists() else ()
             why = f"It has no {RUN}: it was stopped at once, or made by a version that did not write one."
-            return record._replace(state="older", why=why, claims=claims)
+            return record._replace(state="older", why=why, claims=_claims_if_any(folder))
         record = record._replace(run=_read_run(folder, name))
+        if record.run["seconds"] is None:
+            why = f"It began {record.run['began']} and did not finish."
+            return record._replace(state="half-written", why=why)
         record = record._replace(claims=read_claims(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return record._replace(state="half-written", why=f"A file cannot be read: {error}")
-    if record.run["seconds"] is None:
-        why = f"It began {record.run['began']} and did not finish."
-        return record._replace(state="half-written", why=why)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        return record._replace(state="half-written", why=f"A file of it cannot be read: {why}.")
     if not record.figure.exists():
         return record._replace(state="half-written", why=f"{record.figure.name} is missing.")
     return record
+
+
+def _claims_if_any(folder: Path) -> tuple[Claim, ...]:
+    return read_claims(folder) if (folder / CLAIMS).exists() else ()
 
 
 def read_claims(folder: Path) -> tuple[Claim, ...]:
