@@ -17,12 +17,13 @@ twin without the bias, which reaches .966 (.971 with batch statistics): .80 +- .
 after `remove_biases` before training; -.004 +- .004 after `statistics.reestimate`, by which the twin gains
 too; .005 +- .004 without decay of biases, but .71 +- .06 at 100 updates, where m^t is .37; -.002 +- .003
 after removal at the end, which changes no accuracy, and 200 more updates. The gap between batch and running
-statistics is .09 at batches of 2 and .7 to .8 from 8 on; of it re-estimation closes .99 or more, no decay
-.83 and .98 or more, removal and 200 updates .94 or more. At momentum .9 there is no gap above .05.
+statistics is .16 at batches of 2 and .7 to .8 from 8 on; of it re-estimation closes .97 or more, removal and
+200 updates too, no decay .70 at batches of 2 and .98 or more from 8 on. At momentum .9 there is no gap.
 
-Without a bias small batches leave little to repair: at batches of 2 and momentum .99 a gap of .04 +- .02, of
-which re-estimation closes .97, and at momentum .9 none: running statistics are better by .02 there than those
-of the test set. So lag is repaired here, not the noise of small batches.
+Without a bias small batches leave little to repair: at batches of 2 and momentum .99 a gap of .00 +- .02, and
+at .9 running statistics are better by .03 than those of the test set. So lag is repaired here, not the noise
+of small batches. Training by batches of 2 multiplies rounding: another build of the same run, whose norms
+rounded otherwise, had gaps of .04 +- .02 there, and of .09 with the bias.
 
 Scope: one hidden layer of 64 units. Within the sweep statistics are measured anew, and biases removed, by
 hand; a test holds both to the library's functions, which are called themselves at batches of 64.
@@ -213,13 +214,14 @@ def _grid_claims(dataset: xr.Dataset) -> list[Claim]:
 
 
 def _small_batches(dataset: xr.Dataset) -> Claim:
-    """Without a bias re-estimation closes half of what gap there is at batches of two."""
-    runs = dataset.sel(batch_size=2, report=dataset.steps, bn_momentum=dataset.bn_momentum.max())
-    runs = runs.sel(decay_biases=True).isel(bias_value=0)
-    gap = runs.accuracy_batch - runs.accuracy_running
-    beyond = runs.accuracy_reestimated - runs.accuracy_running - gap / 2
-    half = bj.plot.confidence(beyond, "seed")
-    return at_least("no bias, batches of 2: closed - gap/2", SOURCE, 0.0, beyond.mean(), interval=half)
+    """Without a bias, at batches of two, re-estimation has little to gain; the null is what it gains with one."""
+    runs = dataset.sel(report=dataset.steps, bn_momentum=dataset.bn_momentum.max(), decay_biases=True)
+    gained = runs.accuracy_reestimated - runs.accuracy_running
+    own = gained.sel(batch_size=2).isel(bias_value=0)
+    null = gained.sel(batch_size=dataset.cell_batch_size).isel(bias_value=-1).mean()
+    half = bj.plot.confidence(own, "seed")
+    text = "no bias, batches of 2: |gain|"
+    return at_most(text, SOURCE, 0.1, abs(own.mean()), interval=half, null=null)
 
 
 def table(dataset: xr.Dataset) -> str:
