@@ -158,10 +158,10 @@ def execute(run: Run) -> bool:
     """Run one experiment, write its dataset, claims and figures, and return whether its claims hold."""
     import jax
 
-    from biasjax import _programs, plot, store
+    from biasjax import plot, store
 
     if not run.common.no_cache:
-        _programs.keep()
+        keep_programs()
     # Compiling dominates a smoke run; this switches off LLVM's optimisations, not XLA's
     jax.config.update("jax_disable_most_optimizations", run.common.smoke)
 
@@ -185,6 +185,13 @@ def execute(run: Run) -> bool:
     verdict = "all claims hold" if holds else "some claims do not hold"
     print(f"{name}: {verdict} ({seconds:.0f} s); written to {folder}", flush=True)
     return holds
+
+
+def keep_programs() -> None:
+    """Keep what is compiled for the next start."""
+    from biasjax import _programs
+
+    _programs.keep()
 
 
 @contextlib.contextmanager
@@ -252,6 +259,7 @@ def make_report(arguments: Sequence[str], names: Sequence[str]) -> int:
         check_output(todo)
         for run in todo:
             attempt(run)
+        keep_programs()
         return 0 if report.write(options, names) else 1
     except EXPECTED as error:
         return complain(error)

@@ -32,7 +32,7 @@ def audits(ax: Any, dataset: xr.Dataset) -> None:
         y, x = np.nonzero((fate == i) & seen)
         ax.scatter(x, y, s=150, marker="s", color=color, label=word)
     for y, x in zip(*np.nonzero(seen), strict=True):
-        ax.text(x, y, f"{float(own[y, x]):.0f}", ha="center", va="center", fontsize=7)
+        ax.text(x, y, f"{float(own[y, x]):.0f}", ha="center", va="center", fontsize=7, color="#111111")
     ax.set_xticks(range(len(KINDS)), KINDS)
     ax.set_yticks(range(dataset.sizes["audited"]), dataset.audited.values)
     ax.set(ylim=(dataset.sizes["audited"] - 0.5, -0.5), xlim=(-0.6, len(KINDS) - 0.4))

@@ -193,7 +193,7 @@ def draw(dataset: xr.Dataset):
     one = dataset.isel(seed=0).sel(photograph="same")
     shown = [one.noisy.sel(use_bias=True), *(one.denoised.sel(use_bias=bias) for bias in (True, False))]
     for ax, image, psnr in zip(axes[3:], shown, _labels(one), strict=True):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=1)
+        ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")  # pixels as they are in an SVG
         ax.set_xlabel(psnr)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)

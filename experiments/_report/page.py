@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._report import changes, story, words
+from experiments._report.macros import macro
 from experiments._report.runs import Record
 from experiments.claims import Claim
 
@@ -25,6 +27,8 @@ _READING = (
     "was expected. Its null twin is the same measure with the bias off, or its effect reversed: there the"
     " claim must fail, or else it says nothing of the bias and is called empty."
 )
+
+_part = functools.partial(macro, "parts.html")
 
 
 class Shown(NamedTuple):
@@ -77,13 +81,6 @@ def page(
     return report.page(title, sections, lead=_lead(records), foot=_foot(records), style=style, script=script)
 
 
-def _part(name: str, *values: Any) -> Any:
-    """Markup by a macro of the template."""
-    from biasjax import report
-
-    return getattr(report.template("parts.html", _FOLDER / "templates").module, name)(*values)
-
-
 def _lead(records: Sequence[Record]) -> str:
     whole = [record for record in records if record.state == "whole"]
     claims = [claim for record in whole for claim in record.claims]
@@ -122,7 +119,7 @@ def _regime_map(record: Record) -> Section:
 
     said = words.parse(record.run["text"])
     title = "Where a bias before batch norm matters"
-    return report.Section("map", title, _figure(record, said, "map", "More on it: regime_map, below."))
+    return report.Section("map", title, _figure(record, said, "drawn-map", "More on it: regime_map, below."))
 
 
 def _figure(record: Record, said: words.Words, name: str, caption: str = "") -> Any:
@@ -140,12 +137,14 @@ def _section(record: Record) -> Section:
 
     said = words.parse(str(record.run.get("text") or record.name))
     verdict, kind = _verdict(record)
-    drawn = _figure(record, said, f"figure-{record.name}") if record.state == "whole" else ""
+    drawn = _figure(record, said, f"drawn-{record.name}") if record.state == "whole" else ""
     if record.name == _MAP and drawn:
         drawn = _part("link", "#map", "Its figure stands above.")
     table = _table(record) if record.claims else ""
     shown = Shown(said, verdict, kind, drawn, table, record.run, _facts(record.run))
-    return report.Section(record.name, said.question, _part("experiment", shown), 3)
+    return report.Section(
+        record.name, said.question, _part("experiment", shown), 3, record.name.replace("_", " ")
+    )
 
 
 def _verdict(record: Record) -> tuple[str, str]:

@@ -1,15 +1,15 @@
 """The numbers that the page's live controls carry, as dictionaries of what JSON holds.
 
-All come from the library: the browser interpolates, iterates and convolves, and knows no constants of its own.
+All come from the library: the browser interpolates, iterates and convolves, and knows no constant.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import io
+import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid")
 """Of the phase map."""
-SIGMA_W, SIGMA_B = np.arange(10, 61) / 20, np.arange(11) / 10
+SIGMA_W, SIGMA_B = np.arange(10, 61) / 20, np.arange(21) / 20
 """Its grid, on which its sliders move."""
 TRAINS = 6
 """Depth that still trains, in xi_c (arXiv 1611.01232)."""
+WORDS = {
+    "ordered": "Ordered phase: χ₁ is below 1. Two inputs become alike with depth, and gradients shrink.",
+    "vanishes": "Ordered phase: without a bias the variance falls to 0, and gradients shrink.",
+    "edge": "Edge of chaos: χ₁ is 1. Gradients keep their size, and the depth scale is infinite.",
+    "chaotic": "Chaotic phase: χ₁ is above 1. Two inputs part with depth, and gradients grow.",
+    "diverges": "The variance grows without end, and gradients by χ₁ a layer: that limits depth, not ξ.",
+    "unresolved": "The theory has no answer here.",
+}
+"""What the map says of a phase, by name."""
+LEVELS = (1.0, 3.0, 10.0)
+"""Depth scales between which colours of the map change."""
 SIDE = 96
 """Pixels of the side of the image that is denoised."""
 NOISE_SCALE = 4096
@@ -34,8 +45,8 @@ def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> d
     Returns
     -------
     dict
-        ``q``, ``chi_1`` and ``xi_c``, ``status`` (names), and ``line``: points (sigma_w, sigma_b) of the stable
-        critical line on the grid.
+        ``q``, ``chi_1`` and ``xi_c``; ``phase``, positions in `WORDS`; and ``line``, points
+        (sigma_w, sigma_b) of the stable critical line.
     """
     import biasjax as bj
 
@@ -45,11 +56,39 @@ def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> d
     if activation == "relu":  # neutral: every variance stays, so that the point is not called stable
         first = np.asarray(line.sigma_w)[..., 0]
     inside = first <= np.max(sigma_w)
+    found = {name: plane[name].values.ravel() for name in ("q", "chi_1", "xi_c")}
+    status = [bj.phases.STATUSES[int(i)] for i in plane.status.values.ravel()]
+    named = [_phase(name, chi) for name, chi in zip(status, found["chi_1"], strict=True)]
     return {
-        **{name: [_short(x) for x in plane[name].values.ravel()] for name in ("q", "chi_1", "xi_c")},
-        "status": [bj.phases.STATUSES[int(i)] for i in plane.status.values.ravel()],
-        "line": [[_short(w), _short(b)] for w, b in zip(first[inside], np.asarray(sigma_b)[inside], strict=True)],
+        **{name: [_short(x) for x in values] for name, values in found.items()},
+        "phase": [list(WORDS).index(name) for name in named],
+        "line": [
+            [_short(x), _short(y)] for x, y in zip(first[inside], np.asarray(sigma_b)[inside], strict=True)
+        ],
     }
+
+
+def _phase(status: str, chi_1: float) -> str:
+    if status in ("diverges", "unresolved"):
+        return status
+    if abs(chi_1 - 1) < 1e-4:
+        return "edge"
+    if status == "vanishes":
+        return status
+    return "chaotic" if chi_1 > 1 else "ordered"
+
+
+def looks(table: dict[str, Any]) -> np.ndarray:
+    """How each cell of a map is coloured: its phase, and in which of `LEVELS` its depth scale is."""
+    names = list(WORDS)
+    kinds = [names[i].replace("vanishes", "ordered") for i in table["phase"]]
+    levels = [len(LEVELS) if xi is None else sum(xi >= at for at in LEVELS) for xi in table["xi_c"]]
+    return np.array(
+        [
+            f"{kind}-{level}" if kind in ("ordered", "chaotic") else kind
+            for kind, level in zip(kinds, levels, strict=True)
+        ]
+    )
 
 
 def _short(x: Any) -> float | None:
@@ -63,14 +102,16 @@ def regimes(dataset: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``shift`` and ``lost`` of the curve; ``runs``, pairs of lag/std by the formula and accuracy lost, means
-        over seeds; ``std``, the median of what is normalised; ``forgotten``, up to which m^t the curve holds.
+        ``shift`` and ``lost`` of the curve; ``runs``, pairs of lag/std by the formula and accuracy lost,
+        means over seeds; ``std``, the median of what is normalised; ``forgotten``, up to which m^t it holds.
     """
     from experiments import regime_map
 
     curve = regime_map.curve(dataset, "accuracy")
     known = regime_map.settled(dataset)
-    means = [x.where(known).isel(report=-1).mean("seed") for x in (dataset.lag_formula, dataset.accuracy_lost)]
+    means = [
+        x.where(known).isel(report=-1).mean("seed") for x in (dataset.lag_formula, dataset.accuracy_lost)
+    ]
     lag, lost = (x.transpose(*means[0].dims).values.ravel() for x in means)
     seen = np.isfinite(lag) & np.isfinite(lost)
     return {
@@ -98,8 +139,8 @@ def denoiser(dataset: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``with`` and ``without`` (float32), ``clean`` (uint8, of 255), ``noise`` (int16, of ``scale``), ``side``,
-        ``channels``, ``depth`` and ``trained_to``.
+        ``with`` and ``without`` (float32), ``clean`` (uint8, of 255), ``noise`` (int16, of ``scale``),
+        ``side``, ``channels``, ``depth`` and ``trained_to``.
     """
     from experiments._parts import denoising
 
@@ -109,7 +150,7 @@ def denoiser(dataset: xr.Dataset) -> dict[str, Any]:
     noise = np.random.default_rng(0).standard_normal((SIDE, SIDE)).clip(-7, 7)
     weights = dataset.weights.isel(seed=0)
     widths = (1, *(config["channels"],) * (config["depth"] - 1), 1)
-    size = sum(9 * i * o + o for i, o in zip(widths[:-1], widths[1:], strict=True))
+    size = sum(9 * i * o + o for i, o in itertools.pairwise(widths))
     if weights.sizes["weight"] != size:
         raise ValueError(f"{weights.sizes['weight']} weights are not those of {widths} features")
     return {
@@ -129,14 +170,21 @@ def _base64(values: Any, dtype: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values).astype(dtype).tobytes()).decode()
 
 
-def denoised(data: dict[str, Any], sigma: float) -> dict[str, tuple[np.ndarray, float]]:
-    """Images and their PSNR in dB, noisy, with and without biases, of what `denoiser` gave."""
+class Denoised(NamedTuple):
+    """An image ``(side, side)`` and its PSNR in dB."""
+
+    image: np.ndarray
+    psnr: float
+
+
+def denoised(data: dict[str, Any], sigma: float) -> dict[str, Denoised]:
+    """Images and their PSNR, noisy, with and without biases, of what `denoiser` gave."""
     side = data["side"]
     clean = _array(data["clean"], "u1").reshape(side, side) / np.float32(255)
     noise = _array(data["noise"], "<i2").reshape(side, side) / np.float32(data["scale"])
     noisy = clean + np.float32(sigma / 255) * noise
     images = {"noisy": noisy} | {name: _plain(data, name, noisy) for name in ("with", "without")}
-    return {name: (image, _psnr(image, clean)) for name, image in images.items()}
+    return {name: Denoised(image, _psnr(image, clean)) for name, image in images.items()}
 
 
 def _array(text: str, dtype: str) -> np.ndarray:
@@ -158,7 +206,7 @@ def _plain(data: dict[str, Any], name: str, noisy: np.ndarray) -> np.ndarray:
 
     weights, h = _array(data[name], "<f4"), jnp.asarray(noisy)[None, ..., None]
     widths = (1, *(data["channels"],) * (data["depth"] - 1), 1)
-    for i, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         size = 9 * inputs * outputs
         kernel, bias = weights[:size].reshape(3, 3, inputs, outputs), weights[size : size + outputs]
         h = linear.conv(linear.Linear(jnp.asarray(kernel), jnp.asarray(bias)), h)
@@ -175,11 +223,10 @@ def png(image: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-@functools.cache
-def response(activation: str, x: float) -> float:
-    """An activation at one point, in float32 as everything."""
+def response(activation: str, x: np.ndarray) -> np.ndarray:
+    """An activation of the library at points, in float32."""
     import jax.numpy as jnp
 
     from biasjax import activations
 
-    return float(activations.get(activation)(jnp.float32(x)))
+    return np.asarray(activations.get(activation)(jnp.asarray(x, jnp.float32)))

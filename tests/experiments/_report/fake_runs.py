@@ -24,7 +24,7 @@ def make(
     claims=CLAIMS,
     text="Does it?\n\nAnswer: yes, it does.\n",
     smoke=False,
-    seconds=3.04,
+    seconds: float | None = 3.04,
 ):
     """Write what a run writes."""
     said = runs.begin(folder / name, name, text, Config(), Config(), smoke=smoke)
