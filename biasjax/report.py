@@ -1,4 +1,4 @@
-"""HTML pages of one file that people send to each other: a model's biases, and what other reports are made of.
+"""HTML pages of one file to send to each other: a model's biases, and what other reports are made of.
 
 `model` reports an audit. `page`, `table` and `figure` are pure functions from data to HTML: a page is a
 `Section` after another, in light and dark, for screens and paper, with contents that follow the scroll. It

@@ -214,7 +214,7 @@ def _grid_claims(dataset: xr.Dataset) -> list[Claim]:
 
 
 def _small_batches(dataset: xr.Dataset) -> Claim:
-    """Without a bias re-estimation has little to gain at batches of two; the null is what it gains with one."""
+    """Without a bias re-estimation gains little at batches of two; the null is what it gains with one."""
     runs = dataset.sel(report=dataset.steps, bn_momentum=dataset.bn_momentum.max(), decay_biases=True)
     gained = runs.accuracy_reestimated - runs.accuracy_running
     own = gained.sel(batch_size=2).isel(bias_value=0)

@@ -5,6 +5,7 @@ second run takes a third of the time of the first.
 """
 
 import os
+import shutil
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault(
@@ -54,3 +55,38 @@ def alone():
     """Mesh of one device."""
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((1,), ("points",), axis_types=auto, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, where it and playwright are installed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """Show HTML at a width, without a network; the console has to stay silent."""
+    said, contexts = [], []
+
+    def show(html, width=1440, **options):
+        (tmp_path / "page.html").write_text(html)
+        size = {"width": width, "height": 900}
+        contexts.append(browser.new_context(viewport=size, offline=True, reduced_motion="reduce", **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto((tmp_path / "page.html").as_uri())
+        return page
+
+    yield show
+    for one in contexts:
+        one.close()
+    assert not said

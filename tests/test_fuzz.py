@@ -37,6 +37,7 @@ from biasjax import (
     network,
     norms,
     recurrent,
+    report,
     stepwise,
     store,
     sweep,
@@ -45,7 +46,10 @@ from biasjax import (
     tree,
 )
 from biasjax._audit.findings import BiasAudit, Finding, Shifted
+from biasjax._audit.modes import ModesAudit
 from biasjax._audit.points import Draws, point
+from biasjax._audit.tolerance import Limit, Tolerances
+from biasjax._surgery.receipts import Change, Receipt
 
 CALLS = int(os.environ.get("FUZZ_CALLS", "500"))
 SECONDS = 20  # for one call
@@ -295,6 +299,24 @@ RIGHT |= {
     "vary_inputs": [True, False, lambda path, leaf: True],
     "seed": [0, 7],
     "verdicts": [["cancelled"], ("needed", "absorbable"), []],
+}
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><g id="a"/></svg>'
+RIGHT |= {
+    "report.audit": [DEAD, ModesAudit(DEAD, DEAD), DEAD._replace(findings=())],
+    "tolerances": [Tolerances((), 0.01, {}), Tolerances((Limit("a", 1, 1.0, {"f": 0.5}),), 0.01, {"f": 0.1})],
+    "receipts": [(), [Receipt((Change("bias", "zeroed", ("mean",), 2),), ())]],
+    "title": ["Biases", "<b>"],
+    "sections": [[], [report.Section("one", "One", "text")], [report.Section("main", "Main", "text")]],
+    **{name: ["", "text"] for name in ("lead", "foot", "style", "script", "label", "caption")},
+    "page.style": ["", "</style>"],
+    "template.name": ["page.html", "table.html", "../pages.py", "none.html"],
+    "template.folder": PATHS,
+    "report.name": ["loss", "a-b.c", "two words"],
+    "header": [("bias", "size")],
+    "rows": [[], [report.Row(("a", "1"))], [report.Row(("a",))], [report.Row(("", ""), name="two words")]],
+    "right": [(), (1,)],
+    "choose": [None, 0, 1, 2],
+    "svg": [SVG, SVG[:-1], "<p/>", SVG.replace("0 0 9 9", "0 0 9")],
 }
 # What a check is told by this library itself
 TOLD = {"what": "x", "choices": ("a", "b"), "low": 0, "high": 1.0, "kind": linear.Linear, "fix": "Mend it."}

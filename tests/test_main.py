@@ -13,6 +13,7 @@ import pytest
 
 from biasjax import adapters
 from biasjax.__main__ import main
+from biasjax.audit import audit_biases
 
 
 class Net(nn.Module):
@@ -155,6 +156,27 @@ def test_text(capsys):
     assert run(f"{__name__}:flax_model", "--mode", "train", "--all") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["BatchNorm_0/bias", "Dense_0/bias", "Dense_1/bias"]
+
+
+def test_html(tmp_path, capsys, monkeypatch):
+    joint = []
+
+    def ask(model, *args, **options):
+        joint.append(options["joint"])
+        return audit_biases(model, *args, **options)
+
+    monkeypatch.setattr("biasjax.audit.audit_biases", ask)
+    path = tmp_path / "audit.html"
+    arguments = (f"{__name__}:flax_model", "--mode", "train", "--format", "html", "--output", str(path))
+    assert run(*arguments, "--fail-on", "cancelled") == 1
+    assert "1 found that fail" in capsys.readouterr().err
+    page = path.read_text()
+    assert joint == [True]
+    assert f"<title>Biases of {__name__}:flax_model in training</title>" in page
+    assert f"test_main.py:{DENSE} " in page
+    assert str(Path.cwd()) not in page
+    assert run(f"{__name__}:flax_model", "--format", "html") == 0
+    assert "do nothing in evaluation" in capsys.readouterr().out
 
 
 def other_names():

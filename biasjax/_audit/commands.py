@@ -35,8 +35,9 @@ class Audit:
     """Of a Pure; a plain fn has none."""
     fail_on: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VERDICT ...")] = ()
     """Any of cancelled, "partly cancelled", unused, absorbable, "partly absorbable", needed."""
-    format: Literal["text", "json", "sarif", "github", "junit"] = "text"
-    """github: annotations of a workflow; sarif: of code scanning; junit: a test for each bias."""
+    format: Literal["text", "json", "html", "sarif", "github", "junit"] = "text"
+    """html: a page for people; github: annotations of a workflow; sarif: of code scanning; junit: a test for
+    each bias."""
     output: _File = None
     """Write to this file, not to the terminal."""
     json: _File = None
@@ -54,7 +55,7 @@ class Audit:
     seed: int = 0
     """Of all random draws."""
     joint: bool = True
-    """Whether to ask what biases can stand in for each other. For other formats than text and json that is
+    """Whether to ask what biases can stand in for each other. For sarif, github and junit that is
     asked only if a verdict of --fail-on needs it."""
     cache: bool = True
     """Whether to keep compiled programs for the next start, in ~/.cache/biasjax."""
@@ -136,7 +137,7 @@ def _audits(command: Audit, model: Any, *rest: Any) -> tuple[dict[str, BiasAudit
 def _is_joint(command: Audit) -> bool:
     from biasjax._audit.findings import COMPARED
 
-    shown = command.format in ("text", "json") or command.json is not None
+    shown = command.format in ("text", "json", "html") or command.json is not None
     return command.joint and (shown or not set(COMPARED).isdisjoint(command.fail_on))
 
 
@@ -156,6 +157,12 @@ def _report(
         return f"{table}\n\n{plan.text}" if plan.remove else table
     if command.format == "json":
         return _json(found)
+    if command.format == "html":
+        from biasjax import report
+
+        modes = {"train": " in training", "eval": " in evaluation"}
+        mode = modes.get(next(iter(found)), "") if len(found) == 1 else ""
+        return report.model(whole, title=f"Biases of {command.factory}{mode}")
     if command.format == "sarif":
         return reports.sarif(problems, biasjax.__version__, line, compared=command.baseline is not None)
     if command.format == "github":

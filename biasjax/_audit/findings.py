@@ -54,12 +54,15 @@ class Made(NamedTuple):
         Its argument that leaves the bias out, e.g. "use_bias=False"; empty if there is none.
     part
         Part of a layer whose flag serves several, e.g. "key"; empty if it serves this bias alone.
+    step
+        Number of the equation of the program that uses it first, or of the loop around that.
     """
 
     where: str
     layer: str
     flag: str
     part: str
+    step: int = 0
 
 
 class Shifted(NamedTuple):

@@ -69,7 +69,7 @@ def made(jaxpr: jex.Jaxpr, index: int, path: str) -> Made | None:
     Made or None
         None if no equation uses it, or none that keeps its frames.
     """
-    frames = _first_use(jaxpr, jaxpr.invars[index])
+    step, frames = _first_use(jaxpr, jaxpr.invars[index])
     layers = _layers(frames, path)
     # A layer that takes no flag for it may be a wrapper around one that does
     layer = next((one for one in reversed(layers) if one.flag), layers[-1] if layers else None)
@@ -77,9 +77,9 @@ def made(jaxpr: jex.Jaxpr, index: int, path: str) -> Made | None:
     if place is None:
         return None
     if layer is None:
-        return Made(str(place), "", "", "")
+        return Made(str(place), "", "", "", step)
     shared = layer is not layers[0] and layer.flag.removesuffix("=False") in _FLAGS
-    return Made(str(place), layer.name, layer.flag, _part(path) if shared else "")
+    return Made(str(place), layer.name, layer.flag, _part(path) if shared else "", step)
 
 
 def _part(path: str) -> str:
@@ -93,21 +93,21 @@ def is_installed(file: str) -> bool:
     return bool(_INSTALLED.search(file))
 
 
-def _first_use(jaxpr: Any, variable: Any) -> list[_Frame]:
-    """Frames of the first equation that takes a variable, then those of the loops around it."""
-    carried, own = {variable}, []
-    for eqn in jaxpr.eqns:
+def _first_use(jaxpr: Any, variable: Any) -> tuple[int, list[_Frame]]:
+    """Number of the first equation that takes a variable; its frames, then those of the loops around it."""
+    carried, own, step = {variable}, [], 0
+    for number, eqn in enumerate(jaxpr.eqns):
         taken = [i for i, atom in enumerate(eqn.invars) if not hasattr(atom, "val") and atom in carried]
         if not taken:
             continue
-        own = _frames(eqn)
+        own, step = _frames(eqn), number
         for body, i in _inside(eqn, taken):
-            if found := _first_use(body, body.invars[i]):
-                return [*found, *own]
+            if found := _first_use(body, body.invars[i])[1]:
+                return step, [*found, *own]
         if eqn.primitive.name not in _CARRIES:
             break
         carried.update(eqn.outvars)
-    return own
+    return step, own
 
 
 def _inside(eqn: Any, taken: Sequence[int]) -> Iterator[tuple[Any, int]]:

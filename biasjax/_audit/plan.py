@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from biasjax._audit import tables, words
@@ -38,6 +38,14 @@ class Plan(NamedTuple):
         return f"Plan({going}; {len(self.keep)} stay for them)"
 
 
+class Act(NamedTuple):
+    """What to change at a line, for some of the biases that go."""
+
+    what: str
+    where: str
+    paths: tuple[str, ...]
+
+
 def plan(findings: Sequence[Finding]) -> Plan:
     """Choose as many biases as can go: all that do nothing, and of those that absorb each other the most.
 
@@ -65,38 +73,58 @@ def plan(findings: Sequence[Finding]) -> Plan:
 
 def of_modes(train: Sequence[Finding], evaluation: Sequence[Finding]) -> Plan:
     """Plan of what can go in training, where evaluation loses nothing that others could not do there, too."""
+    return plan(merged(train, evaluation))
+
+
+def merged(train: Sequence[Finding], evaluation: Sequence[Finding]) -> list[Finding]:
+    """Findings of training; absorbable is what is so in evaluation, too, by the absorbers of both."""
     findings: list[Finding] = []
     for one, other in zip(train, evaluation, strict=True):
         if one.verdict == "absorbable" and other.verdict not in ("absorbable", *_DEAD):
             one = one._replace(verdict=other.verdict)
         absorbers = dict.fromkeys((*one.absorbed_by, *other.absorbed_by))
         findings.append(one._replace(absorbed_by=tuple(absorbers)))
-    return plan(findings)
+    return findings
+
+
+def acts(findings: Sequence[Finding], remove: Collection[str]) -> list[Act]:
+    """What to change for those that go, those of one change and line together.
+
+    Examples
+    --------
+    >>> from biasjax.audit import Finding, Shifted
+    >>> still = Finding("conv/bias", 8, 0, 0, "cancelled", True, Shifted(0, 1e-16), None, (), ())
+    >>> acts([still], ["conv/bias"])
+    [Act(what='drop it where it is added', where='', paths=('conv/bias',))]
+    """
+    going = [f for f in findings if f.path in remove]
+    found: dict[tuple[str, str], list[str]] = {}
+    for finding in going:
+        found.setdefault(_act(finding, findings, going), []).append(finding.path)
+    return [Act(*change, tuple(paths)) for change, paths in found.items()]
 
 
 def _text(findings: Sequence[Finding], going: Sequence[Finding], keep: Sequence[str]) -> str:
     size, total = sum(f.size for f in going), sum(f.size for f in findings)
     biases = "1 bias" if len(findings) == 1 else f"{len(findings)} biases"
     lines = [f"{len(going)} of {biases} can go together, {size:,} of {total:,} parameters."]
-    acts: dict[str, list[str]] = {}
-    for finding in going:
-        acts.setdefault(_act(finding, findings, going), []).append(finding.path)
-    for act, paths in acts.items():
+    for what, where, paths in acts(findings, [f.path for f in going]):
+        act = f"{what}, {where}" if where else what
         lines += [f"{name}: {act}" for name in tables.grouped_names(paths)]
     if keep:
         lines.append(f"These stay and make up for some of them: {', '.join(tables.grouped_names(keep))}.")
     return tables.filled(lines)
 
 
-def _act(finding: Finding, findings: Sequence[Finding], going: Sequence[Finding]) -> str:
-    """What to do about one of those that go; one flag may leave out several that all go."""
+def _act(finding: Finding, findings: Sequence[Finding], going: Sequence[Finding]) -> tuple[str, str]:
+    """What to do about one of those that go, and where; one flag may leave out several that all go."""
     made = finding.made
     if made is None:
-        return finding.remedy() if finding.verdict == "unused" else words.leave_out(None)
+        return (finding.remedy() if finding.verdict == "unused" else words.leave_out(None)), ""
     together = [f for f in findings if f.made and f.made[:3] == made[:3] and _owner(f) == _owner(finding)]
     if made.part and all(f in going for f in together):
         made = made._replace(part="")
-    return f"{words.leave_out(made)}, {words.short(made.where)}"
+    return words.leave_out(made), words.short(made.where)
 
 
 def _owner(finding: Finding) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from biasjax._audit.modes import ModesAudit
 
 # What each verdict says, worst first
-_MEANING = {
+MEANING = {
     "cancelled": "no shift of it changes an output.",
     "unused": "no output depends on it.",
     "partly cancelled": "some shifts of it change no output.",
@@ -26,14 +26,22 @@ _MEANING = {
     "needed": "only it can do what it does.",
     "alive": "it changes an output; whether others could do the same was not asked (joint=False).",
 }
-_RANK = "rank: directions that change an output."
-_UNIQUE = "unique: directions that no other bias can stand in for."
-_BOUND = "unique is an upper bound: what only shifts that differ with the data could do is not seen."
+RANK = "rank: directions that change an output."
+UNIQUE = "unique: directions that no other bias can stand in for."
+BOUND = "unique is an upper bound: what only shifts that differ with the data could do is not seen."
 _STAR = "*: another verdict in training than in evaluation."
-_TIMES = "xN: N biases whose paths differ in a number (*); their entries are added up."
+TIMES = "xN: N biases whose paths differ in a number (*); their entries are added up."
 # Lines that are narrower would not hold the verdicts
 _NARROWEST = 60
 _INDENT = "    "
+
+
+class Group(NamedTuple):
+    """Biases of one pattern and verdict: their name, and what is found of each in one mode, or in both."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    evaluation: tuple[Finding, ...] = ()
 
 
 class _Row(NamedTuple):
@@ -53,8 +61,8 @@ def of_audit(audit: BiasAudit, width: int | None, everything: bool) -> str:
     else:
         table = _drawn(header, _rows(audit), width, right=(1, 2, 3))
     asked = any(f.unique is not None for f in audit.findings)
-    legend = [*_legend(audit.findings, table), _RANK, *([_UNIQUE] if asked else [])]
-    legend += [] if audit.exact else [_BOUND]
+    legend = [*_legend(audit.findings, table), RANK, *([UNIQUE] if asked else [])]
+    legend += [] if audit.exact else [BOUND]
     return "\n".join([table, "", *_filled([audit.summary(), *legend], width)])
 
 
@@ -63,11 +71,12 @@ def of_modes(modes: ModesAudit, width: int | None, everything: bool) -> str:
     width = _width(width, everything)
     header = ("bias", "size", "training", "rank", "evaluation", "rank", "")
     if everything:
-        cells = [_row_of_modes(pair[0].path, [pair]).cells for pair in _pairs(modes)]
+        pairs = zip(modes.train.findings, modes.eval.findings, strict=True)
+        cells = [_row_of_modes(Group(one.path, (one,), (other,))).cells for one, other in pairs]
         table = _text.table([header, *cells], right=(1, 3, 5))
     else:
         table = _drawn(header, _rows_of_modes(modes), width, right=(1, 3, 5))
-    legend = [*_legend([*modes.train.findings, *modes.eval.findings], table), _RANK]
+    legend = [*_legend([*modes.train.findings, *modes.eval.findings], table), RANK]
     legend += [_STAR] if modes.differing else []
     return "\n".join([table, "", *_filled([modes.summary(), *legend], width)])
 
@@ -112,32 +121,30 @@ def filled(lines: Sequence[str]) -> str:
     return "\n".join(part for one in lines for part in textwrap.wrap(one, wide, subsequent_indent=_INDENT))
 
 
+def groups(findings: Sequence[Finding], evaluation: Sequence[Finding] = ()) -> list[Group]:
+    """Biases of one pattern and verdict together, the worst first; of both modes if there are two."""
+    modes = (findings, evaluation) if evaluation else (findings,)
+    kinds = [tuple(f.verdict for f in one) for one in zip(*modes, strict=True)]
+    named = _grouped([f.path for f in findings], kinds)
+    found = [Group(name, *(tuple(mode[i] for i in some) for mode in modes)) for name, some in named]
+    return sorted(found, key=lambda group: [_badness(some[0]) for some in group[1:] if some])
+
+
 def _rows(audit: BiasAudit) -> list[_Row]:
-    found = audit.findings
-    groups = _grouped([f.path for f in found], [f.verdict for f in found])
-    some = [(name, [found[i] for i in members]) for name, members in groups]
-    some.sort(key=lambda group: _badness(group[1][0]))
-    return [_Row(_cells(name, members), _details(members)) for name, members in some]
+    return [_Row(_cells(one.name, one.findings), _details(one.findings)) for one in groups(audit.findings)]
 
 
 def _rows_of_modes(modes: ModesAudit) -> list[_Row]:
-    pairs = _pairs(modes)
-    groups = _grouped([f.path for f, _ in pairs], [(f.verdict, g.verdict) for f, g in pairs])
-    some = [(name, [pairs[i] for i in members]) for name, members in groups]
-    some.sort(key=lambda group: tuple(map(_badness, group[1][0])))
-    return [_row_of_modes(name, members) for name, members in some]
+    return [_row_of_modes(one) for one in groups(modes.train.findings, modes.eval.findings)]
 
 
-def _pairs(modes: ModesAudit) -> list[tuple[Finding, Finding]]:
-    return list(zip(modes.train.findings, modes.eval.findings, strict=True))
-
-
-def _row_of_modes(name: str, pairs: Sequence[tuple[Finding, Finding]]) -> _Row:
-    both = [list(found) for found in zip(*pairs, strict=True)]
-    (_, size, rank, _, train), (_, _, rank_eval, _, evaluation) = (_cells(name, found) for found in both)
+def _row_of_modes(group: Group) -> _Row:
+    (name, size, rank, _, train), (_, _, rank_eval, _, evaluation) = (
+        _cells(group.name, found) for found in (group.findings, group.evaluation)
+    )
     star = "" if train == evaluation else "*"
     # What is needed in training stays, whatever could stand in for it in evaluation
-    details = _details(both[0])
+    details = _details(group.findings)
     if star and details:
         details = (f"in training: {details[0]}", *details[1:])
     return _Row((name, size, train, rank, evaluation, rank_eval, star), details)
@@ -156,16 +163,29 @@ def _long(finding: Finding) -> tuple[str, str, str]:
 
 def _details(findings: Sequence[Finding]) -> tuple[str, ...]:
     """Where a group's biases are made, why they do nothing, and what to do; nothing for those that do."""
-    remedies = [f.remedy() for f in findings]
-    if not remedies[0]:
+    if not findings[0].remedy():
         return ()
-    made = dict.fromkeys(words.short(f.made.where) for f in findings if f.made)
-    why = _merged([words.death(f) for f in findings])
+    made, why = made_at(findings), _merged([words.death(f) for f in findings])
     return (
-        *([f"made at {words.listed(list(made))}"] if made else []),
+        *([f"made at {made}"] if made else []),
         *([why] if why else []),
-        f"-> {_merged(remedies)}",
+        f"-> {what_to_do(findings)}",
     )
+
+
+def made_at(findings: Sequence[Finding]) -> str:
+    """Lines at which a group's biases are made."""
+    return words.listed(list(dict.fromkeys(words.short(f.made.where) for f in findings if f.made)))
+
+
+def dies_at(findings: Sequence[Finding]) -> str:
+    """Where shifts of a group's biases die first."""
+    return _merged([place for f in findings if (place := words.place_of_death(f))])
+
+
+def what_to_do(findings: Sequence[Finding]) -> str:
+    """What to change for a group; empty if all do something."""
+    return _merged([f.remedy() for f in findings])
 
 
 def _merged(lines: Sequence[str]) -> str:
@@ -184,12 +204,12 @@ def _merged(lines: Sequence[str]) -> str:
 
 def _legend(findings: Sequence[Finding], table: str) -> list[str]:
     verdicts = {f.verdict for f in findings}
-    times = [_TIMES] if re.search(r" x\d+( |$)", table, re.MULTILINE) else []
-    return [*(f"{verdict}: {said}" for verdict, said in _MEANING.items() if verdict in verdicts), *times]
+    times = [TIMES] if re.search(r" x\d+( |$)", table, re.MULTILINE) else []
+    return [*(f"{verdict}: {said}" for verdict, said in MEANING.items() if verdict in verdicts), *times]
 
 
 def _badness(finding: Finding) -> int:
-    return list(_MEANING).index(finding.verdict)
+    return list(MEANING).index(finding.verdict)
 
 
 def _drawn(header: Sequence[str], rows: Sequence[_Row], width: int, right: Sequence[int]) -> str:

@@ -20,10 +20,11 @@ from biasjax._audit.options import Options, checked
 from biasjax._audit.points import rms
 from biasjax._audit.rounding import Line, leaving, machine
 
-_LEGEND = """\
+_SIZES = """\
 Root mean square of a dead bias from which outputs change by more than {within:g} of their size, and by more
-than twice what the dtype's rounding does without one: {rounding}.
-*: the given bias is larger; inf: no size does; nan: outputs without it are not finite either."""
+than twice what the dtype's rounding does without one: {rounding}."""
+# What a size means that is no number
+ODD = "inf: no size does; nan: outputs without it are not finite either."
 
 
 class Limit(NamedTuple):
@@ -92,14 +93,19 @@ class Tolerances(NamedTuple):
         for limit in self.limits:
             sizes = [f"{size:.3g}{'*' * (name in limit.harmed)}" for name, size in limit.sizes.items()]
             cells.append((limit.path, str(limit.dead), f"{limit.present:.3g}", *sizes))
-        rounding = ", ".join(f"{name} {error:.2g}" for name, error in self.rounding.items())
         table = _text.table(cells, right=range(1, len(cells[0])))
-        return f"{table}\n\n{_LEGEND.format(within=self.within, rounding=rounding)}"
+        return f"{table}\n\n{sizes_of(self)}\n*: the given bias is larger; {ODD}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values; sizes may be inf or nan."""
         limits = [limit._asdict() | {"harmed": list(limit.harmed)} for limit in self.limits]
         return {"within": self.within, "rounding": dict(self.rounding), "limits": limits}
+
+
+def sizes_of(tolerances: Tolerances) -> str:
+    """Say what the sizes of a table are."""
+    rounding = ", ".join(f"{name} {error:.2g}" for name, error in tolerances.rounding.items())
+    return _SIZES.format(within=tolerances.within, rounding=rounding)
 
 
 def tolerance(

@@ -28,10 +28,15 @@ def why(finding: Finding) -> str:
 def death(finding: Finding) -> str:
     """Which directions die, and the first place where they do."""
     parts = [f"{finding.basis.name} ({finding.size - finding.rank})"] if finding.basis else []
+    return "; ".join([*parts, *([f"dies at {place_of_death(finding)}"] if finding.deaths else [])])
+
+
+def place_of_death(finding: Finding) -> str:
+    """First equation at which a shift dies; empty if none is known."""
     for first in finding.deaths[:1]:
         module = f" in {first.module}" if first.module else ""
-        parts.append(f"dies at {first.primitive}{module}, {short(first.where)}")
-    return "; ".join(parts)
+        return f"{first.primitive}{module}, {short(first.where)}"
+    return ""
 
 
 def remedy(finding: Finding) -> str:
@@ -69,8 +74,14 @@ def leave_out(made: Made | None) -> str:
 
 
 def short(where: str) -> str:
-    """Last folder and name of a file, with what follows it."""
-    return "/".join(where.split("/")[-2:])
+    r"""Last folder and name of a file, with what follows it.
+
+    Examples
+    --------
+    >>> short("/home/me/work/net.py:3 (f)"), short(r"C:\me\work\net.py:3 (f)")
+    ('work/net.py:3 (f)', 'work/net.py:3 (f)')
+    """
+    return "/".join(re.split(r"[\\/]", where)[-2:])
 
 
 def listed(names: Sequence[str]) -> str:

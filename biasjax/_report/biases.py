@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biasjax._audit import tables, words
+from biasjax._audit import tables
 from biasjax._audit.findings import Finding
 from biasjax._audit.tolerance import ODD, Tolerances, sizes_of
 from biasjax._report import depths
-from biasjax._report.depths import Bias, Biases
+from biasjax._report.depths import Biases
 from biasjax._report.pages import Row, table, template
 from biasjax._surgery.receipts import Receipt, changes_of, where
+
+_LAST = ("made at", "what to do, and where it dies")
 
 
 def by_pattern(biases: Biases) -> Any:
@@ -20,7 +22,7 @@ def by_pattern(biases: Biases) -> Any:
     for name, *modes in tables.groups(*(audit.findings for audit in biases.audits)):
         found = [some for some in modes if some]
         rows.append(Row((path(name, ""), *_counts(found), *_places(found[0]))))
-    header = ("bias", *_header(biases), "made at", "dies at", "what to do")
+    header = ("bias", *_header(biases), *_LAST)
     caption = "Biases whose paths differ in a number are one row, their entries added up; the worst first."
     return table("by-pattern", header, rows, caption=caption, right=_right(biases))
 
@@ -38,7 +40,7 @@ def all_biases(biases: Biases) -> Any:
         )
         for bias in biases.each
     ]
-    header = ("bias", *_header(biases, biases.compared), "made at", "dies at", "what to do")
+    header = ("bias", *_header(biases, biases.compared), *_LAST)
     caption = "In the order in which the program uses them."
     return table("each", header, rows, caption=caption, right=_right(biases, biases.compared), choose=2)
 
@@ -61,7 +63,7 @@ def tolerance(tolerances: Tolerances, ids: Mapping[str, str]) -> Any:
 
 def surgery(receipts: Sequence[Receipt], ids: Mapping[str, str]) -> Any:
     """What operations changed, and what that did to the outputs."""
-    parts = template("model.html").module.notes([])  # pyright: ignore[reportAttributeAccessIssue]
+    parts = _notes()
     for number, receipt in enumerate(receipts, 1):
         rows = [
             Row((_linked(one.path, ids), one.action, f"{one.size:,}" if one.size else "", where(one)))
@@ -87,7 +89,7 @@ def surgery(receipts: Sequence[Receipt], ids: Mapping[str, str]) -> Any:
 
 def path(text: str, id: str) -> Any:
     """Path of a bias, its direction of writing kept to itself, with a link to its row if it has one."""
-    return template("model.html").module.path(text, id)  # pyright: ignore[reportAttributeAccessIssue]
+    return _module().path(text or "(no name)", id)
 
 
 def _linked(text: str, ids: Mapping[str, str]) -> Any:
@@ -95,11 +97,15 @@ def _linked(text: str, ids: Mapping[str, str]) -> Any:
 
 
 def _notes(*lines: str) -> Any:
-    return template("model.html").module.notes(lines)  # pyright: ignore[reportAttributeAccessIssue]
+    return _module().notes(lines)
+
+
+def _module() -> Any:
+    return template("model.html").module
 
 
 def _header(biases: Biases, unique: bool = False) -> tuple[str, ...]:
-    modes = [(mode or "verdict", f"rank in {mode}" if mode else "rank") for mode in biases.modes]
+    modes = [(mode or "verdict", "rank") for mode in biases.modes]
     return ("size", *(name for names in modes for name in names), *(["unique"] if unique else []))
 
 
@@ -119,5 +125,6 @@ def _counts(modes: Sequence[Sequence[Finding]], unique: bool = False) -> tuple[s
     return tuple(cells)
 
 
-def _places(findings: Sequence[Finding]) -> tuple[str, str, str]:
-    return tables.made_at(findings), tables.dies_at(findings), tables.what_to_do(findings)
+def _places(findings: Sequence[Finding]) -> tuple[Any, Any]:
+    act = _module().act(tables.what_to_do(findings), tables.dies_at(findings))
+    return path(tables.made_at(findings), ""), act

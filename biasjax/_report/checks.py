@@ -10,7 +10,7 @@ from biasjax import check
 
 Kind = TypeVar("Kind")
 
-_NAME = re.compile(r"[A-Za-z][\w.-]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -35,10 +35,10 @@ def name(what: str, value: Any) -> str:
     --------
     >>> name("table", "all biases")
     Traceback (most recent call last):
-    ValueError: table: expected a name of letters, digits, _, - and ., got 'all biases'. Begin with a letter.
+    ValueError: table: expected a name of letters, digits, _ and -, got 'all biases'. Begin with a letter.
     """
     if not _NAME.fullmatch(text(what, value)):
-        expected = "a name of letters, digits, _, - and ."
+        expected = "a name of letters, digits, _ and -"
         check.fail(what, expected, shown(value), "Begin with a letter.")
     return value
 

@@ -106,7 +106,9 @@ def verdict(finding: Finding) -> Markup:
     """Verdict with its sign."""
     from markupsafe import Markup
 
-    return Markup('<i class="sign {}"></i>{}').format(kind(finding), finding.verdict)
+    return Markup('<span class="verdict"><i class="sign {}"></i>{}</span>').format(
+        kind(finding), finding.verdict
+    )
 
 
 def kind(finding: Finding) -> str:
@@ -126,7 +128,7 @@ def kind_of(verdict: str) -> str:
 
 
 def _depth(found: tuple[Finding, ...]) -> tuple[bool, int]:
-    """Equation that uses a bias first, in training if it is used there; of equal ones the tree's order stays."""
+    """Equation that uses a bias first, in training if it is used there; ties stay as in the tree."""
     made = next((f.made for f in found if f.made), None)
     return made is None, made.step if made else 0
 

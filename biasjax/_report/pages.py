@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,12 +39,15 @@ class Section(NamedTuple):
         HTML as `markupsafe.Markup`; other text is escaped.
     level
         Of the heading: 2, or 3 for what stands below the one before.
+    short
+        What the contents say, if not the title.
     """
 
     name: str
     title: str
     body: str
     level: int = 2
+    short: str = ""
 
 
 class Row(NamedTuple):
@@ -55,7 +59,13 @@ class Row(NamedTuple):
 
 
 def page(
-    title: str, sections: Sequence[Section], *, lead: str = "", foot: str = "", style: str = "", script: str = ""
+    title: str,
+    sections: Sequence[Section],
+    *,
+    lead: str = "",
+    foot: str = "",
+    style: str = "",
+    script: str = "",
 ) -> str:
     """Write a page of one file, which asks nothing of a network and reads well without JavaScript.
 
@@ -104,6 +114,7 @@ def _check_sections(sections: Sequence[Section]) -> None:
     for section in sections:
         checks.name("section", section.name)
         checks.text(f"title of {section.name}", section.title)
+        checks.text(f"short title of {section.name}", section.short)
         if section.level not in _LEVELS:
             got = checks.shown(section.level)
             check.fail(f"level of {section.name}", "2 or 3", got, "The page's title is level 1.")
@@ -146,15 +157,17 @@ def table(
 
     Examples
     --------
-    >>> html = table("found", ("bias", "size"), [Row(("<b>", "8"), name="first")], caption="Biases", right=(1,))
+    >>> html = table("found", ("bias", "size"), [Row(("<b>", "8"), name="first")], caption="Biases")
     >>> "&lt;b&gt;" in html, '<tr id="first">' in html
     (True, True)
     """
     _check_table(name, header, rows, choose)
     checks.text("caption", caption)
     check.flags(searchable=searchable)
-    if isinstance(right, str) or not isinstance(right, Collection):
+    if isinstance(right, (str, bytes)) or not isinstance(right, (Sequence, Set)):
         check.fail("right", "numbers of columns", checks.shown(right), "E.g. (1, 2).", TypeError)
+    for column in right:
+        check.positive_int("right", column, 0)
     choices = [] if choose is None else list(dict.fromkeys(_plain(row.cells[choose]) for row in rows))
     return _trusted(
         template("table.html").render(
@@ -212,11 +225,12 @@ def template(name: str, folder: str | Path = _FOLDER) -> jinja2.Template:
     checks.text("template", name)
     if not isinstance(folder, (str, Path)):
         check.fail("folder", "a path", checks.shown(folder), "Give a str or Path.", TypeError)
-    environment = _environment(Path(folder))
-    if not (name and (Path(folder) / name).is_file()):
-        known = ", ".join(sorted(one for one in environment.list_templates() if "/" not in one)) or "none"
-        check.fail("template", f"a file of {folder}, one of {known}", repr(name), "Check the name.")
-    return environment.get_template(name)
+    if not os.path.isdir(folder):
+        check.fail("folder", "a folder that exists", checks.shown(folder), "Check the path.")
+    if ".." in name.split("/") or not os.path.isfile(os.path.join(folder, name)):
+        known = ", ".join(sorted(os.listdir(folder)))
+        check.fail("template", f"a file of {folder}, one of {known}", checks.shown(name), "Check the name.")
+    return _environment(Path(folder)).get_template(name)
 
 
 @functools.cache

@@ -79,9 +79,9 @@ class Receipt(NamedTuple):
         if not self.changes:
             return "Nothing to change."
         cells = [("path", "action", "size", "into, or why not")]
-        cells += [(c.path, c.action, f"{c.size:,}" if c.size else "", _where(c)) for c in self.changes]
+        cells += [(c.path, c.action, f"{c.size:,}" if c.size else "", where(c)) for c in self.changes]
         tables = [_text.table(cells, right=(2,))]
-        tables += [_text.table(_changes(self.errors), right=(1, 2))] if self.errors else []
+        tables += [_text.table(changes_of(self.errors), right=(1, 2))] if self.errors else []
         return "\n\n".join([*tables, f"{self.saved:,} numbers no longer do anything."])
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,19 +92,20 @@ class Receipt(NamedTuple):
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{html.escape(c.path)}</td><td>{c.action}</td><td>{c.size or ''}</td>"
-            f"<td>{html.escape(_where(c))}</td></tr>"
+            f"<td>{html.escape(where(c))}</td></tr>"
             for c in self.changes
         )
         head = "<tr><th>path</th><th>action</th><th>size</th><th>into, or why not</th></tr>"
         return f"<table>{head}{rows}</table><p>{html.escape(repr(self))}</p>"
 
 
-def _where(change: Change) -> str:
+def where(change: Change) -> str:
+    """What took over, or why nothing was done."""
     first, more = change.into[:_FEW], len(change.into) - _FEW
     return change.why or ", ".join([*first, *([f"{more} more"] if more > 0 else [])])
 
 
-def _changes(errors: Sequence[Error]) -> list[tuple[str, ...]]:
+def changes_of(errors: Sequence[Error]) -> list[tuple[str, ...]]:
     """Cells of the largest change of the outputs in each mode, by precision."""
     modes = dict.fromkeys(e.mode for e in errors)
     precisions = dict.fromkeys(e.precision for e in errors)
@@ -113,5 +114,5 @@ def _changes(errors: Sequence[Error]) -> list[tuple[str, ...]]:
     ]
     for mode in modes:
         found = [[e.change for e in errors if (e.mode, e.precision) == (mode, p)] for p in precisions]
-        rows.append((mode, *(f"{max(some):.1e}" for some in found)))
+        rows.append((mode, *(f"{max(some):.1e}" if some else "" for some in found)))
     return rows

@@ -20,16 +20,23 @@ LINES = Path(__file__).read_text().splitlines()
 
 def found(pure, x=X):
     """What is found of every bias: the text of the line, function, layer, flag and part."""
-    fn, keys = in_mode(pure.apply, pure.state, True)
-    model = trace(fn, pure.params, x, keys)
     by_path = {}
-    for i, path in zip(model.biases.indices, model.names, strict=True):
-        made = origins.made(model.program.jaxpr.jaxpr, i, path)
+    for path, made in traced(pure, x).items():
         if made is not None and made.where.startswith(__file__):
             line, _, function = made.where.removeprefix(f"{__file__}:").partition(" ")
-            made = (LINES[int(line) - 1].strip(), function.strip("()").split(".")[-1], *made[1:])
+            made = (LINES[int(line) - 1].strip(), function.strip("()").split(".")[-1], *made[1:-1])
         by_path[path] = made
     return by_path
+
+
+def traced(pure, x=X):
+    """What is found of every bias, as it is."""
+    fn, keys = in_mode(pure.apply, pure.state, True)
+    model = trace(fn, pure.params, x, keys)
+    return {
+        path: origins.made(model.program.jaxpr.jaxpr, i, path)
+        for i, path in zip(model.biases.indices, model.names, strict=True)
+    }
 
 
 class Block(nn.Module):
@@ -87,6 +94,33 @@ def test_nnx():
         "dense/bias": ("x = self.dense(x)", "__call__", "flax.nnx.Linear", "use_bias=False", ""),
         "norm/bias": ("return self.norm(x)", "__call__", "flax.nnx.LayerNorm", "use_bias=False", ""),
     }
+
+
+def test_steps_follow_the_program_not_the_tree():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.a_last, self.z_first = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
+            self.m_looped = nnx.Param(jnp.ones(6))
+
+        def __call__(self, x):
+            x = self.z_first(x)
+            x, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x + self.m_looped[...]), None), x, length=3)
+            return self.a_last(x)
+
+    def is_bias(path, leaf):
+        return path.endswith(("bias", "m_looped"))
+
+    pure = adapters.from_nnx(Net(nnx.Rngs(0)))
+    fn, keys = in_mode(pure.apply, pure.state, True)
+    model = trace(fn, pure.params, X, keys, is_bias=is_bias)
+    program = model.program.jaxpr.jaxpr
+    made = {
+        path: origins.made(program, i, path)
+        for i, path in zip(model.biases.indices, model.names, strict=True)
+    }
+    steps = {path: one.step for path, one in made.items() if one}
+    assert sorted(steps, key=steps.__getitem__) == ["z_first/bias", "m_looped", "a_last/bias"]
+    assert program.eqns[steps["m_looped"]].primitive.name == "scan"
 
 
 def test_equinox():

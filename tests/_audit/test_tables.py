@@ -169,4 +169,4 @@ def test_for_notebooks():
 
 
 def test_every_verdict_has_its_meaning():
-    assert set(tables._MEANING) == set(findings.VERDICTS)
+    assert set(tables.MEANING) == set(findings.VERDICTS)

@@ -1,7 +1,6 @@
 import base64
 import io
 import json
-import shutil
 from pathlib import Path
 
 import fake_controls as fakes
@@ -15,23 +14,11 @@ from experiments import regime_map
 from experiments._parts import dead_bias
 from experiments._report import controls, theory
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Controls</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
 <style>:root {{ --card: #fff; --ink: #111; --muted: #555; --line: #ddd; --accent: #15a; --accent-2: #a50;
 --warn: #850 }} body {{ margin: 1rem }} {css}</style><body>{body}<script>{script}</script></body></html>"""
 ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(**options)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
