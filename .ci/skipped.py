@@ -3,7 +3,7 @@
 import sys
 from xml.etree import ElementTree
 
-PEERS = ("torch", "keras", "pyarrow", "zarr", "playwright.sync_api")  # compared with or written for, never needed
+PEERS = ("torch", "keras", "pyarrow", "zarr", "playwright.sync_api")  # compared with, never needed
 allowed = [f"could not import '{peer}'" for peer in PEERS]
 ids, others = [], []
 for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
