@@ -26,8 +26,8 @@ MEANING = {
     "needed": "only it can do what it does.",
     "alive": "it changes an output; whether others could do the same was not asked (joint=False).",
 }
-RANK = "rank: directions that change an output."
-UNIQUE = "unique: directions that no other bias can stand in for."
+_RANK = "rank: directions that change an output."
+_UNIQUE = "unique: directions that no other bias can stand in for."
 BOUND = "unique is an upper bound: what only shifts that differ with the data could do is not seen."
 _STAR = "*: another verdict in training than in evaluation."
 TIMES = "xN: N biases whose paths differ in a number (*); their entries are added up."
@@ -61,7 +61,7 @@ def of_audit(audit: BiasAudit, width: int | None, everything: bool) -> str:
     else:
         table = _drawn(header, _rows(audit), width, right=(1, 2, 3))
     asked = any(f.unique is not None for f in audit.findings)
-    legend = [*_legend(audit.findings, table), RANK, *([UNIQUE] if asked else [])]
+    legend = [*_legend(audit.findings, table), _RANK, *([_UNIQUE] if asked else [])]
     legend += [] if audit.exact else [BOUND]
     return "\n".join([table, "", *_filled([audit.summary(), *legend], width)])
 
@@ -76,7 +76,7 @@ def of_modes(modes: ModesAudit, width: int | None, everything: bool) -> str:
         table = _text.table([header, *cells], right=(1, 3, 5))
     else:
         table = _drawn(header, _rows_of_modes(modes), width, right=(1, 3, 5))
-    legend = [*_legend([*modes.train.findings, *modes.eval.findings], table), RANK]
+    legend = [*_legend([*modes.train.findings, *modes.eval.findings], table), _RANK]
     legend += [_STAR] if modes.differing else []
     return "\n".join([table, "", *_filled([modes.summary(), *legend], width)])
 

@@ -1,5 +1,6 @@
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 from fake_runs import make
@@ -10,6 +11,7 @@ from experiments._report.controls import Control
 from experiments.claims import at_least, at_most
 
 main = importlib.import_module("experiments.__main__")
+ROOT = Path(main.__file__).parents[1]
 HOSTILE = "<script>alert('x')</script> \"&'"
 
 
@@ -169,3 +171,14 @@ def test_controls_and_the_map_have_their_places(tmp_path):
     assert '<h3 id="try-lag">How far the mean lags</h3>' in made
     assert made.count("a figure</text>") == 1
     assert 'href="#map"' in made
+
+
+def test_the_committed_page_has_all_experiments_and_asks_nothing_of_a_network():
+    page = (ROOT / "experiments" / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) <= 3_000_000
+    start = page[page.index('id="story"') : page.index('class="story"')]
+    assert 'class="note"' not in start, "a run is missing, small or of another commit"
+    for name in main.experiments():
+        assert f'<section id="{name}"' in page
+    assert not re.findall(r"""(?:src|href|action)=["'](?!#|data:)[^"']*""", page)
+    assert not re.findall(r"url\((?!#)|@import|fetch\(|XMLHttpRequest", page)
