@@ -112,7 +112,7 @@ def write_claims(claims: Sequence[Claim], folder: Path) -> None:
 def read(folder: Path, name: str) -> Record:
     """Read what a run left; whatever is missing or broken is said, never raised."""
     record = Record(name, folder, "whole")
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(folder.iterdir()):
         return record._replace(state="missing", why="It was not run.")
     try:
         if not (folder / RUN).exists():

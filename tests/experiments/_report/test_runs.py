@@ -56,6 +56,8 @@ def test_what_is_broken_is_said_and_not_raised(tmp_path, file, content, state):
 
 def test_what_was_never_run_is_missing(tmp_path):
     assert runs.read(tmp_path / "one", "one").state == "missing"
+    (tmp_path / "one").mkdir()  # as one that had several to run leaves it
+    assert runs.read(tmp_path / "one", "one").state == "missing"
 
 
 def test_claims_that_are_no_numbers_survive_json(tmp_path):
