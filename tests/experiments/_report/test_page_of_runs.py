@@ -11,7 +11,7 @@ from experiments._report.controls import Control
 from experiments.claims import at_least, at_most
 
 main = importlib.import_module("experiments.__main__")
-ROOT = Path(main.__file__).parents[1]
+ROOT = Path(page.__file__).parents[2]
 HOSTILE = "<script>alert('x')</script> \"&'"
 
 
