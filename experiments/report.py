@@ -62,6 +62,7 @@ def write(options: Options, names: Sequence[str]) -> bool:
     records = [runs.read(options.source / name, name) for name in names]
     other = options.against
     against = {name: runs.read(other / name, name) for name in names} if other else None
+    print("report: the theory of its controls, which takes a minute or two the first time", flush=True)
     made = page.page(records, controls.controls(options.source), against)
     _files.write(options.output, made.encode())
     print(f"report: {len(made) / 1e6:.1f} MB of {len(records)} experiments; written to {options.output}")

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from biasjax import activations
+
 if TYPE_CHECKING:
     import xarray as xr
 
-ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid")
-"""Of the phase map."""
-SIGMA_W, SIGMA_B = np.arange(10, 61) / 20, np.arange(21) / 20
+ACTIVATIONS = tuple(name for name in activations.NAMES if name not in ("swish", "gelu_tanh"))
+"""Of the phase map: all that the library names, but a second name and one that looks like another's."""
+SIGMA_W, SIGMA_B = np.arange(5, 31) / 10, np.arange(11) / 10
 """Its grid, on which its sliders move."""
 TRAINS = 6
 """Depth that still trains, in xi_c (arXiv 1611.01232)."""
@@ -53,7 +55,7 @@ def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> d
     plane = bj.phases.diagram(activation, sigma_w=sigma_w, sigma_b=sigma_b).transpose("sigma_b", "sigma_w")
     line = bj.phases.critical_line(activation, np.asarray(sigma_b))
     first = np.where(np.asarray(line.stable)[..., 0], np.asarray(line.sigma_w)[..., 0], np.inf)
-    if activation == "relu":  # neutral: every variance stays, so that the point is not called stable
+    if activation in ("linear", "relu", "leaky_relu"):  # every variance stays: the point is not called stable
         first = np.asarray(line.sigma_w)[..., 0]
     inside = first <= np.max(sigma_w)
     found = {name: plane[name].values.ravel() for name in ("q", "chi_1", "xi_c")}
@@ -226,7 +228,5 @@ def png(image: np.ndarray) -> str:
 def response(activation: str, x: np.ndarray) -> np.ndarray:
     """An activation of the library at points, in float32."""
     import jax.numpy as jnp
-
-    from biasjax import activations
 
     return np.asarray(activations.get(activation)(jnp.asarray(x, jnp.float32)))
