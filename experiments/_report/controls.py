@@ -91,7 +91,7 @@ def _of_run(results: Path, name: str, run: str, make: Any) -> Control:
         return make(store.load(results / run / "dataset.nc"))
     except FileNotFoundError:
         why = "is missing"
-    except (OSError, ValueError, KeyError, AttributeError, IndexError):  # half-written, by another version
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):  # half-written, by another version
         pass
     return Control(name, TITLES[name], macro("controls.html", "missing", name, TITLES[name], run, why))
 

@@ -11,12 +11,15 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple
 
-from experiments.claims import Claim
+from experiments.claims import SIGNS, Claim
 
 RUN, CLAIMS = "run.json", "claims.json"
+_SAID = {"config": dict, "smoke": bool, "seconds": (int, float, NoneType)} | dict.fromkeys(
+    ("text", "command", "began", "version", "jax_version", "python_version", "device", "git_commit"), str
+)
 
 
 class Record(NamedTuple):
@@ -137,17 +140,22 @@ def _claims_if_any(folder: Path) -> tuple[Claim, ...]:
 
 def read_claims(folder: Path) -> tuple[Claim, ...]:
     """Claims of a folder; raises where they are not."""
-    held = json.loads((folder / CLAIMS).read_text())
-    return tuple(Claim(**{name: one[name] for name in Claim._fields}) for one in held)
+    held = json.loads((folder / CLAIMS).read_text(encoding="utf-8"))
+    found = tuple(Claim(**{name: one[name] for name in Claim._fields}) for one in held)
+    for claim in found:
+        numbers = [x for x in claim[3:] if x is not None]
+        if claim.relation not in SIGNS or not all(isinstance(x, (int, float)) for x in numbers):
+            raise ValueError(f"{CLAIMS} has {claim.name!r} without numbers")
+    return found
 
 
 def _read_run(folder: Path, name: str) -> dict[str, Any]:
-    said = json.loads((folder / RUN).read_text())
+    said = json.loads((folder / RUN).read_text(encoding="utf-8"))
     if not isinstance(said, dict) or said.get("experiment") != name:
-        raise ValueError(f"{RUN} is of {cast(dict[str, Any], said).get('experiment')!r}")
-    missing = {"text", "config", "smoke", "command", "began", "seconds", "git_commit"} - said.keys()
-    if missing:
-        raise ValueError(f"{RUN} says nothing of {', '.join(sorted(missing))}")
+        raise ValueError(f"{RUN} is not of {name}")
+    wrong = [key for key, kind in _SAID.items() if key not in said or not isinstance(said[key], kind)]
+    if wrong:
+        raise ValueError(f"{RUN} does not say {', '.join(wrong)}")
     return said
 
 

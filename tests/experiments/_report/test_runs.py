@@ -3,8 +3,10 @@ import json
 import pytest
 from fake_runs import Config, make
 
-from experiments._report import changes, runs
+from experiments._report import changes, page, runs
 from experiments.claims import at_least, at_most
+
+CLAIM = at_most("small", "trial", 1.0, 0.5).to_dict()
 
 
 def test_a_whole_run_comes_back(tmp_path):
@@ -42,16 +44,35 @@ def test_a_run_that_was_interrupted_is_known_whatever_an_earlier_one_left(tmp_pa
         ("claims.json", None, "half-written"),
         ("claims.json", '[{"name": "small"}]', "half-written"),
         ("claims.json", "3", "half-written"),
+        ("claims.json", json.dumps([CLAIM | {"measured": "much"}]), "half-written"),
+        ("claims.json", json.dumps([CLAIM | {"relation": "~"}]), "half-written"),
+        ("claims.json", "\ud83d".encode("utf-16", "surrogatepass"), "half-written"),
         ("one.svg", None, "half-written"),
     ],
 )
 def test_what_is_broken_is_said_and_not_raised(tmp_path, file, content, state):
     folder = make(tmp_path)
-    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     record = runs.read(folder, "one")
     assert record.state == state
     assert record.why.endswith(".")
     assert str(tmp_path) not in record.why
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("config", []), ("seconds", "long"), ("text", 3), ("device", None), ("smoke", "no")]
+)
+def test_what_a_run_says_has_to_be_of_its_kind(tmp_path, key, value):
+    folder = make(tmp_path)
+    said = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(said | {key: value}))
+    record = runs.read(folder, "one")
+    assert record.state == "half-written"
+    assert key in record.why
+    assert "half-written" in page.page([record])
 
 
 def test_what_was_never_run_is_missing(tmp_path):
