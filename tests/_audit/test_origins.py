@@ -198,7 +198,7 @@ def test_keras_without_a_line_of_the_users(standard_promotion):
     net = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, name="dense")])
     (made,) = found(adapters.from_keras(net)).values()
     assert "keras/src/layers/core/dense.py" in made.where
-    assert made[1:] == ("keras.layers.Dense", "use_bias=False", "")
+    assert (made.layer, made.flag, made.part) == ("keras.layers.Dense", "use_bias=False", "")
 
 
 def test_own_layers_and_none():
