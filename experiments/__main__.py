@@ -179,7 +179,7 @@ def execute(run: Run) -> bool:
         plot.save(module.figure(dataset), folder / name)
         if hasattr(module, "table"):
             print(f"\n{module.table(dataset)}\n")
-        holds = bool(claims) and report(claims)
+        holds = bool(claims) and show_claims(claims)
     seconds = time.perf_counter() - began
     runs.finish(folder, said, seconds)
     verdict = "all claims hold" if holds else "some claims do not hold"
@@ -204,7 +204,7 @@ def kept(dataset: Path) -> Iterator[None]:
         raise
 
 
-def report(claims: Sequence[Claim]) -> bool:
+def show_claims(claims: Sequence[Claim]) -> bool:
     """Print a table of claims, a line each; return whether all hold."""
     from rich.console import Console
     from rich.table import Table

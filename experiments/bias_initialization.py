@@ -216,37 +216,19 @@ def _rare_claims(dataset: xr.Dataset, best: xr.Dataset) -> list[Claim]:
                 text, RETINANET, expected, loss.sel(start=start), tolerance=0.01, null=loss.sel(start=other)
             )
         )
-    made.append(
-        at_most(
-            "the same: |gradient of output bias|",
-            CLOSED_FORM,
-            0.01,
-            slope.sel(start="log prior"),
-            null=slope.sel(start="zero"),
-        )
-    )
+    text, null = "the same: |gradient of output bias|", slope.sel(start="zero")
+    made.append(at_most(text, CLOSED_FORM, 0.01, slope.sel(start="log prior"), null=null))
     saved = small.rare_loss.sel(start="zero") - small.rare_loss.sel(start="log prior")
     at10, at50 = saved.sel(report=10), saved.sel(report=50)
     half = bj.plot.confidence(at10, "seed")
-    made.append(
-        at_least(
-            "the same: saved after 10 updates", RETINANET, 0.03, at10.mean(), interval=half, null=at50.mean()
-        )
-    )
+    text, null = "the same: saved after 10 updates", at50.mean()
+    made.append(at_least(text, RETINANET, 0.03, at10.mean(), interval=half, null=null))
     gained = small.test_area.sel(start="log prior") - small.test_area.sel(start="zero")
     slow = dataset.test_area.isel(head_scale=0, rare_rate=0).mean("seed")
     null = abs(slow.sel(start="log prior") - slow.sel(start="zero"))
     half = bj.plot.confidence(gained, "seed")
-    made.append(
-        at_most(
-            "the same: area under ROC moved, end",
-            RETINANET,
-            0.05,
-            abs(gained.mean()),
-            interval=half,
-            null=null,
-        )
-    )
+    text, moved = "the same: area under ROC moved, end", abs(gained.mean())
+    made.append(at_most(text, RETINANET, 0.05, moved, interval=half, null=null))
     return made
 
 

@@ -64,9 +64,9 @@ def finding(number, evaluation=False):
     verdict = "absorbable" if evaluation and KINDS[layer] == "cancelled" else KINDS[layer]
     rank = {"cancelled": 0, "partly cancelled": 767}.get(verdict, 768)
     death = Death(
-        "sub", f"{start}/norm", "/home/me/lib/site-packages/flax/linen/normalization.py:142 (_stats)"
+        "sub", f"{start}/norm", "/somewhere/lib/site-packages/flax/linen/normalization.py:142 (_stats)"
     )
-    where = f"/home/me/projects/work/model/transformer_blocks.py:{40 + layer} (TransformerBlock.__call__)"
+    where = f"/somewhere/model/transformer_blocks.py:{40 + layer} (TransformerBlock.__call__)"
     return Finding(
         path=f"{start}/{LAYERS[layer]}/bias",
         size=768,

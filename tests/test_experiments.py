@@ -134,15 +134,15 @@ def test_what_would_stop_a_run_is_said_before_it(tmp_path, monkeypatch, capsys):
 
 
 def test_claims_that_fail_fail_the_run():
-    assert not main.report([claims.at_most("", "", 1.0, 2.0), claims.at_most("", "", 1.0, 0.5)])
-    assert main.report([claims.at_most("", "", 1.0, 0.5)])
+    assert not main.show_claims([claims.at_most("", "", 1.0, 2.0), claims.at_most("", "", 1.0, 0.5)])
+    assert main.show_claims([claims.at_most("", "", 1.0, 0.5)])
 
 
 def test_tables_have_a_line_for_each_claim_and_fit_a_pipe(capsys):
     found = [
         claims.equal("q" * n, "", -0.123456, 0.1, tolerance=0.01, interval=0.001, null=0.0) for n in (9, 90)
     ]
-    assert not main.report(found)
+    assert not main.show_claims(found)
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["claim", "expected", "measured", "null"]
     assert [line.split()[0] for line in lines[:3]] == ["fails", "fails", "±"]

@@ -103,7 +103,7 @@ def test_a_large_model():
     assert "do harm as given50 of 100 dead ones" in said
     assert "a gain is <0>" in said
     assert "2.0e-16" in said
-    assert "/home/me" not in html
+    assert "/somewhere" not in html
     parts = depths.parts(depths.read(found).each)
     assert [part.name for part in parts] == [f"transformer_block_{i}" for i in range(50)]
     assert {len(part.biases) for part in parts} == {6}

@@ -78,8 +78,8 @@ def short(where: str) -> str:
 
     Examples
     --------
-    >>> short("/home/me/work/net.py:3 (f)"), short(r"C:\me\work\net.py:3 (f)")
-    ('work/net.py:3 (f)', 'work/net.py:3 (f)')
+    >>> short("/models/mine/net.py:3 (f)"), short(r"C:\models\mine\net.py:3 (f)")
+    ('mine/net.py:3 (f)', 'mine/net.py:3 (f)')
     """
     return "/".join(re.split(r"[\\/]", where)[-2:])
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 def lag_formula(bias_value: Any, momentum: Any, decay_rate: Any, t: Any) -> Any:
     """Lag of the running mean behind a bias that shrinks by ``decay_rate`` each step, after t steps.
 
-    b0 r^t - (1 - m) b0 (r^t - m^t)/(r - m), which is b0 m^t for a constant bias (r = 1).
+    b0 r^t - (1 - m) b0 (r^t - m^t)/(r - m), which is b0 m^t for a constant bias (r = 1). Where r is m the
+    quotient is its limit, t m^(t - 1).
     """
     r, m = decay_rate, momentum
-    return bias_value * (r**t - (1 - m) * (r**t - m**t) / (r - m))
+    alike = abs(r - m) < 1e-9
+    quotient = (r**t - m**t) / (r - m + alike) + alike * t * m ** (t - 1)
+    return bias_value * (r**t - (1 - m) * quotient)
 
 
 def rate(dataset: xr.Dataset) -> xr.DataArray:

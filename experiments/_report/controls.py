@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from experiments._parts import dead_bias
 from experiments._report import theory, widgets
 from experiments._report.macros import macro
-from experiments._report.widgets import Axis, Mark, Number, Plot, Slider, listed, part, ticks
+from experiments._report.widgets import Axis, Mark, Number, Plot, Slider, listed, over_cells, part, ticks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,6 +59,7 @@ CAPTIONS = {
 }
 START = {"b0": 10.0, "decay": 1e-3, "momentum": 0.99, "step": 500}
 """The lag's sliders at first, where the README's table loses most."""
+_LAG = (START["b0"], START["momentum"], 1 - START["decay"])
 SIGMA = 50  # noise at first
 _UNIT = {"w": 1.5, "b": -1.5, "x": 2.0}
 _NET = {"v1": 1.0, "w1": 1.0, "b1": 1.0, "v2": -2.0, "w2": 1.0, "b2": 0.0, "c": -0.5}
@@ -72,12 +74,12 @@ class Control(NamedTuple):
     html: str
 
 
-def controls(results: Path) -> list[Control]:
+def controls(results: Path, grid: theory.Grid = theory.GRID) -> list[Control]:
     """Make all controls; those whose run is missing in ``results`` say so and how to make it."""
     return [
         _response(),
         _of_run(results, "lag", "regime_map", _lag),
-        _phases(),
+        _phases(grid),
         _of_run(results, "denoise", "denoiser", _denoise),
     ]
 
@@ -169,7 +171,7 @@ def _lag(dataset: xr.Dataset) -> Control:
     """A dead bias and its running mean over the steps, and what the regime map lost at such a lag."""
     data = theory.regimes(dataset)
     std = listed("lag-std", "std of what is normalised", STDS, data["std"])
-    lag = theory.lag(START["b0"], START["momentum"], START["decay"], int(START["step"]))
+    lag = float(dead_bias.lag_formula(*_LAG, START["step"]))
     shift = lag / std.values[int(std.position)]
     lost, held = float(np.interp(shift, data["shift"], data["lost"])), START["momentum"] ** START["step"]
     sliders = [
@@ -201,8 +203,7 @@ def _lag(dataset: xr.Dataset) -> Control:
 def _lag_plots(data: dict[str, Any], lag: float, shift: float, lost: float) -> list[Plot]:
     """The lag over steps, and the regime map's curve; both on an axis that is linear only around 0."""
     steps = np.unique(np.round(np.logspace(0, 4, 161)).astype(int))
-    numbers = (START["b0"], START["momentum"], START["decay"])
-    lags = np.array([theory.lag(*numbers, int(t)) for t in steps]) * shift / lag
+    lags = dead_bias.lag_formula(*_LAG, steps) * shift / lag
     shifts = Axis(-4.6, 4.6, tuple((float(np.arcsinh(x)), widgets.pretty(x)) for x in _SHIFTS), "lag / std")
     log_steps = Axis(0, 4, tuple(enumerate(("1", "10", "100", "1k", "10k"))), "step")
     fractions = Axis(-0.05, 1, ticks((0, 0.2, 0.4, 0.6, 0.8, 1)), "accuracy lost")
@@ -228,10 +229,10 @@ def _lag_plots(data: dict[str, Any], lag: float, shift: float, lost: float) -> l
     ]
 
 
-def _phases() -> Control:
+def _phases(grid: theory.Grid) -> Control:
     """The phase map: depth scales over weight and bias scale."""
-    sigma_w, sigma_b = ([float(x) for x in axis] for axis in (theory.SIGMA_W, theory.SIGMA_B))
-    tables = {name: theory.phases(name, theory.SIGMA_W, theory.SIGMA_B) for name in theory.ACTIVATIONS}
+    sigma_w, sigma_b = grid.sigma_w.tolist(), grid.sigma_b.tolist()
+    tables = {name: theory.phases(name, grid.sigma_w, grid.sigma_b) for name in grid.activations}
     w, b = sigma_w.index(1.5), sigma_b.index(0.3)
     data = {"sigma_w": sigma_w, "sigma_b": sigma_b, "trains": theory.TRAINS}
     data |= {"words": list(theory.WORDS.values()), "tables": tables}
@@ -259,8 +260,8 @@ def _phases() -> Control:
 
 def _phase_plot(tables: Any, sigma_w: list[float], sigma_b: list[float], at: tuple[float, float]) -> Plot:
     axes = (
-        Axis(0.475, 3.025, ticks((0.5, 1, 1.5, 2, 2.5, 3)), "scale of weights, σ_w"),
-        Axis(-0.025, 1.025, ticks((0, 0.2, 0.4, 0.6, 0.8, 1)), "scale of biases, σ_b"),
+        over_cells(sigma_w, 0.5, "scale of weights, σ_w"),
+        over_cells(sigma_b, 0.2, "scale of biases, σ_b"),
     )
     plot = Plot("theory-plot", "Phase map: depth scale over the scales of weights and biases", *axes)
     groups = []

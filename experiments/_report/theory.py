@@ -18,10 +18,19 @@ from biasjax import activations
 if TYPE_CHECKING:
     import xarray as xr
 
-ACTIVATIONS = tuple(name for name in activations.NAMES if name not in ("swish", "gelu_tanh"))
-"""Of the phase map: all that the library names, but a second name and one that looks like another's."""
-SIGMA_W, SIGMA_B = np.arange(5, 31) / 10, np.arange(11) / 10
-"""Its grid, on which its sliders move."""
+
+class Grid(NamedTuple):
+    """Of the phase map: what is to choose from, and what its sliders move on, in even steps."""
+
+    activations: tuple[str, ...]
+    sigma_w: np.ndarray
+    sigma_b: np.ndarray
+
+
+_TWICE = ("swish", "gelu_tanh")  # a second name, and one whose map looks like another's
+GRID = Grid(
+    tuple(name for name in activations.NAMES if name not in _TWICE), np.arange(5, 31) / 10, np.arange(11) / 10
+)
 TRAINS = 6
 """Depth that still trains, in xi_c (arXiv 1611.01232)."""
 WORDS = {
@@ -41,7 +50,7 @@ NOISE_SCALE = 4096
 """Steps of the noise that is carried, in one standard deviation."""
 
 
-def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> dict[str, Any]:
+def phases(activation: str, sigma_w: np.ndarray, sigma_b: np.ndarray) -> dict[str, Any]:
     """Order parameters of one activation on the grid, flat with sigma_w last; None is infinite.
 
     Returns
@@ -53,7 +62,7 @@ def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> d
     import biasjax as bj
 
     plane = bj.phases.diagram(activation, sigma_w=sigma_w, sigma_b=sigma_b).transpose("sigma_b", "sigma_w")
-    line = bj.phases.critical_line(activation, np.asarray(sigma_b))
+    line = bj.phases.critical_line(activation, sigma_b)
     first = np.where(np.asarray(line.stable)[..., 0], np.asarray(line.sigma_w)[..., 0], np.inf)
     if activation in ("linear", "relu", "leaky_relu"):  # every variance stays: the point is not called stable
         first = np.asarray(line.sigma_w)[..., 0]
@@ -64,9 +73,7 @@ def phases(activation: str, sigma_w: Any = SIGMA_W, sigma_b: Any = SIGMA_B) -> d
     return {
         **{name: [_short(x) for x in values] for name, values in found.items()},
         "phase": [list(WORDS).index(name) for name in named],
-        "line": [
-            [_short(x), _short(y)] for x, y in zip(first[inside], np.asarray(sigma_b)[inside], strict=True)
-        ],
+        "line": [[_short(x), _short(y)] for x, y in zip(first[inside], sigma_b[inside], strict=True)],
     }
 
 
@@ -123,16 +130,6 @@ def regimes(dataset: xr.Dataset) -> dict[str, Any]:
         "std": float(dataset.batch_std.median()),
         "forgotten": regime_map.FORGOTTEN,
     }
-
-
-def lag(bias_value: float, momentum: float, decay: float, t: int) -> float:
-    """Lag of the running mean by the closed form, also where decay and momentum let both fall alike."""
-    from experiments._parts import dead_bias
-
-    r = 1 - decay
-    if abs(r - momentum) < 1e-9:  # (r^t - m^t) / (r - m) becomes t m^(t - 1)
-        return bias_value * (r**t - (1 - momentum) * t * momentum ** (t - 1))
-    return float(dead_bias.lag_formula(bias_value, momentum, r, t))
 
 
 def denoiser(dataset: xr.Dataset) -> dict[str, Any]:

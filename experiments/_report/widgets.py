@@ -134,3 +134,10 @@ def listed(id: str, label: str, values: Sequence[float], value: float) -> Slider
 def ticks(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
     """Numbers along an axis, as they are."""
     return tuple((value, pretty(value)) for value in values)
+
+
+def over_cells(values: Sequence[float], step: float, label: str) -> Axis:
+    """Axis that holds cells about values, with a tick at every so many."""
+    half = (values[1] - values[0]) / 2
+    every = np.arange(values[0], values[-1] + half, step).round(9)
+    return Axis(values[0] - half, values[-1] + half, ticks(every.tolist()), label)

@@ -18,7 +18,7 @@ def finding(path, size, rank, unique=None, **more):
 
 def normed(layer):
     death = Death("sub", f"Net/layer_{layer}/norm", "/site/flax/linen/normalization.py:12 (_normalize)")
-    made = Made("/project/work/net.py:7 (Net.__call__)", "flax.linen.Conv", "use_bias=False", "")
+    made = Made("/project/src/net.py:7 (Net.__call__)", "flax.linen.Conv", "use_bias=False", "")
     return finding(f"layer_{layer}/conv2d/bias", 8, 0, 0, deaths=(death,), made=made)
 
 
@@ -43,7 +43,7 @@ def test_table():
         "bias                     size  rank  unique  verdict",
         "-" * 75,
         "layer_*/conv2d/bias x12    96     0       0  cancelled",
-        "    made at work/net.py:7 (Net.__call__)",
+        "    made at src/net.py:7 (Net.__call__)",
         "    dies at sub in Net/layer_*/norm, linen/normalization.py:12 (_normalize)",
         "    -> use_bias=False of flax.linen.Conv",
         "key/bias                    4     3       3  partly cancelled",
@@ -69,7 +69,7 @@ def test_table_of_modes():
         "bias                     size  training          rank  evaluation        rank",
         "-" * 80,
         "layer_*/conv2d/bias x12    96  cancelled            0  absorbable          96  *",
-        "    in training: made at work/net.py:7 (Net.__call__)",
+        "    in training: made at src/net.py:7 (Net.__call__)",
         "    dies at sub in Net/layer_*/norm, linen/normalization.py:12 (_normalize)",
         "    -> use_bias=False of flax.linen.Conv",
         "key/bias                    4  partly cancelled     3  partly cancelled     3",
@@ -127,7 +127,7 @@ def test_the_long_form():
     ]
     assert [line.split()[0] for line in lines[2:17]] == [f.path for f in AUDIT.findings]
     assert "absorbed by out/bias" in lines[3]
-    assert lines[5].endswith("work/net.py:7 (Net.__call__)  use_bias=False of flax.linen.Conv")
+    assert lines[5].endswith("src/net.py:7 (Net.__call__)  use_bias=False of flax.linen.Conv")
     of_modes = MODES.table(all=True).splitlines()
     assert [line.split()[0] for line in of_modes[2:17]] == [f.path for f in AUDIT.findings]
     assert of_modes[5].split() == ["layer_0/conv2d/bias", "8", "cancelled", "0", "absorbable", "8", "*"]
@@ -137,11 +137,11 @@ def test_several_places_and_reasons():
     one, other = (
         normed(0),
         normed(1)._replace(
-            made=Made("/project/work/net.py:9 (Net.__call__)", "flax.linen.Dense", "use_bias=False", "")
+            made=Made("/project/src/net.py:9 (Net.__call__)", "flax.linen.Dense", "use_bias=False", "")
         ),
     )
     table = BiasAudit((one, other)).table(width=80)
-    assert "made at work/net.py:7 (Net.__call__), work/net.py:9 (Net.__call__)" in table
+    assert "made at src/net.py:7 (Net.__call__), src/net.py:9 (Net.__call__)" in table
     assert "-> use_bias=False of flax.linen.Conv (and 1 more)" in table
 
 

@@ -8,9 +8,12 @@ import xarray as xr
 
 import biasjax as bj
 from experiments import denoiser
+from experiments._report import theory
 
 CONFIG = dataclasses.replace(denoiser.SMOKE, channels=3, depth=3)
 SIGMA_W, SIGMA_B = np.array([0.5, 1.0, 1.5, 2.0]), np.array([0.0, 0.3, 0.6])
+GRID = theory.Grid(("tanh", "relu", "gelu", "sigmoid"), SIGMA_W, SIGMA_B)
+SMALL = GRID._replace(activations=("tanh", "relu"))
 
 
 def regimes(seed=0):

@@ -1,7 +1,6 @@
 import base64
 import io
 import json
-from pathlib import Path
 
 import fake_controls as fakes
 import jax.numpy as jnp
@@ -13,40 +12,19 @@ import biasjax as bj
 from experiments import regime_map
 from experiments._parts import dead_bias
 from experiments._report import controls, theory
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Controls</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<style>:root {{ --card: #fff; --ink: #111; --muted: #555; --line: #ddd; --accent: #15a; --accent-2: #a50;
---warn: #850 }} body {{ margin: 1rem }} {css}</style><body>{body}<script>{script}</script></body></html>"""
-ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid")
+from experiments._report import page as pages
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def html(tmp_path_factory):
+    """A page without runs, but for the controls."""
     folder = fakes.results(tmp_path_factory.mktemp("results"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theory, "ACTIVATIONS", ACTIVATIONS)
-        patch.setattr(theory, "SIGMA_W", fakes.SIGMA_W)
-        patch.setattr(theory, "SIGMA_B", fakes.SIGMA_B)
-        made = controls.controls(folder)
-    here = Path(controls.__file__).parent
-    css, script = ((here / f"controls.{kind}").read_text() for kind in ("css", "js"))
-    body = "".join(control.html for control in made)
-    (folder / "page.html").write_text(PAGE.format(css=css, script=script, body=body))
-    return (folder / "page.html").as_uri()
+    return pages.page([], controls.controls(folder, fakes.GRID))
 
 
 @pytest.fixture
-def page(browser, address):
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    context.set_offline(True)
-    opened, said = context.new_page(), []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.goto(address)
-    yield opened
-    assert not said
-    context.close()
+def page(shown, html):
+    return shown(html, 390)
 
 
 def move(page, name, value):
@@ -135,7 +113,7 @@ def test_lag_is_the_closed_form_s_and_its_cost_the_curve_s(page):
         assert page.is_visible("#lag-note") is (momentum**step > regime_map.FORGOTTEN)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", fakes.GRID.activations)
 def test_theory_is_the_library_s(page, activation):
     found = bj.phases.order_parameters(activation, *np.meshgrid(fakes.SIGMA_B, fakes.SIGMA_W)[::-1])
     page.select_option("#theory-activation", activation)
@@ -177,14 +155,11 @@ def test_nothing_is_wider_than_the_page(page, width):
         assert 200 < box <= width
 
 
-def test_without_javascript_there_is_a_state_and_no_live_input(browser, address):
-    context = browser.new_context(java_script_enabled=False, offline=True)
-    still = context.new_page()
-    still.goto(address)
+def test_without_javascript_there_is_a_state_and_no_live_input(shown, html):
+    still = shown(html, java_script_enabled=False)
     for one in still.query_selector_all(".control input, .control select"):
         assert one.is_disabled()
     assert still.is_visible("#denoise-with-still")
     assert not still.is_visible("#denoise-with")
     assert still.text_content("#response-unit") == "1.5"
     assert "need JavaScript" in still.inner_text("#control-lag")
-    context.close()

@@ -4,7 +4,7 @@ import fake_controls
 import pytest
 from fake_runs import make
 
-from experiments._report import controls, page, runs, theory
+from experiments._report import controls, page, runs
 from experiments.claims import at_most
 
 
@@ -12,11 +12,7 @@ from experiments.claims import at_most
 def html(tmp_path_factory):
     """A page of three small runs and one that is missing, with controls on a small grid."""
     folder = fake_controls.results(tmp_path_factory.mktemp("results"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theory, "ACTIVATIONS", ("tanh",))
-        patch.setattr(theory, "SIGMA_W", fake_controls.SIGMA_W)
-        patch.setattr(theory, "SIGMA_B", fake_controls.SIGMA_B)
-        made = controls.controls(folder)
+    made = controls.controls(folder, fake_controls.SMALL)
     many = tuple(at_most(f"claim {i}", "trial", 1.0, 0.1 * i, null=2.0) for i in range(30))
     names = ("regime_map", "norm_order", "deep_linear")
     records = [runs.read(make(folder, name, claims=many), name) for name in names]
